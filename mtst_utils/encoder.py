@@ -1,0 +1,218 @@
+"""From sentences to vectors: the `SentenceEncoder` around a backbone.
+
+Taught in notebook 01.
+"""
+
+import contextlib
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics.pairwise import cosine_similarity
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+
+from mtst_utils.backbones import load_backbone
+from mtst_utils.pooling import POOLINGS
+
+CHUNK = 16_384  # sentences tokenized at a time: memory stays flat however many there are
+
+
+def cosine_matrix(a, b=None):
+    """Cosine similarity of every row of a [N, H] with every row of b [M, H] (default: a itself); returns [N, M].
+
+    Raises ValueError when a or b is not a matrix, or their widths differ. Taught in notebook 01, section 4.
+    """
+    a, b = np.asarray(a), np.asarray(a if b is None else b)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(f"cosine_matrix needs [N, H] and [M, H]; got {list(a.shape)} and {list(b.shape)}")
+    return cosine_similarity(a, b)
+
+
+class SentenceEncoder(nn.Module):
+    """A backbone and everything outside it: tokenizer, maximum length, pooling, normalising.
+
+    backbone: a transformer that returns last_hidden_state; tokenizer: its own.
+    pooling: "mean", "cls" or "max"; normalize: scale every embedding to length 1.
+    max_length: tokens a sentence is cut to, special tokens included (default: the most the model takes).
+    Raises ValueError for an unknown pooling or a max_length the model cannot take. Taught in notebook 01.
+    """
+
+    def __init__(self, backbone, tokenizer, pooling="mean", normalize=False, max_length=None):
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
+        # RoBERTa and MPNet number positions from padding_idx + 1 on, so that their table holds that many fewer.
+        positions = getattr(backbone.config, "max_position_embeddings", None) or int(1e9)
+        if backbone.config.model_type in ("roberta", "xlm-roberta", "mpnet"):
+            positions -= backbone.config.pad_token_id + 1
+        longest = min(tokenizer.model_max_length, positions)
+        if max_length is not None and not (isinstance(max_length, int) and 3 <= max_length <= longest):
+            raise ValueError(
+                f"max_length must be a whole number from 3 to {longest}, this model's limit; got {max_length!r}"
+            )
+        self.backbone, self.tokenizer = backbone, tokenizer
+        self.pooling, self.normalize, self.max_length = pooling, bool(normalize), max_length or longest
+
+    @classmethod
+    def from_pretrained(cls, name=None):
+        """Load by name as `load_backbone` does; pooling and maximum length are those the folder states, else the mean
+        and the model's limit. Embeddings keep their own length (normalize=False) unless `save_pretrained` wrote otherwise.
+        """
+        backbone, tokenizer = load_backbone(name)
+        return cls(backbone, tokenizer, **_stated_settings(Path(backbone.name_or_path)))
+
+    @property
+    def dimension(self):
+        """H, the length of an embedding."""
+        return self.backbone.config.hidden_size
+
+    def forward(self, input_ids, attention_mask):
+        """input_ids and attention_mask [B, T] -> embeddings [B, H]."""
+        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        pooled = POOLINGS[self.pooling](hidden, attention_mask)
+        return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
+
+    def tokenize(self, sentences):
+        """A list of strings -> a list of token id lists, cut at max_length, and how many were cut."""
+        ids = self.tokenizer(sentences, verbose=False)["input_ids"]
+        long = [i for i, row in enumerate(ids) if len(row) > self.max_length]
+        if long:  # a second time, so that the closing special token is kept
+            cut = self.tokenizer([sentences[i] for i in long], truncation=True, max_length=self.max_length)["input_ids"]
+            for i, row in zip(long, cut, strict=True):
+                ids[i] = row
+        return ids, len(long)
+
+    def collate(self, ids):
+        """A list of token id lists -> (input_ids, attention_mask), both [B, T], padded to the longest, on our device."""
+        rows = [torch.tensor(row) for row in ids]
+        input_ids = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        device = self.backbone.device
+        return input_ids.to(device), mask.to(device)
+
+    def encode(self, sentences, *, token_budget=1024, precision="float32", progress=False):
+        """Embed sentences: one string -> float32 [H]; a list, tuple, array or Series of N strings -> float32 [N, H].
+
+        token_budget: most tokens in a batch, padding included; it changes the speed, not the embeddings.
+        precision: "float32", "bfloat16" (autocast), or "auto" (bfloat16 where the processor has it).
+        Each chunk is tokenized once and batched by token count, so hardly anything is padded, and results come back
+        in the order of the input. Raises TypeError for what is not a string, naming its position. Warns once with the
+        number of sentences cut at max_length. Taught in notebook 01, section 6.
+        """
+        if isinstance(sentences, str):
+            return self.encode([sentences], token_budget=token_budget, precision=precision)[0]
+        sentences = checked_sentences(sentences)
+        if not isinstance(token_budget, int) or token_budget < 1:
+            raise ValueError(f"token_budget must be a positive whole number; got {token_budget!r}")
+        embeddings, cut = np.empty((len(sentences), self.dimension), np.float32), 0
+        bar = tqdm(total=len(sentences), desc="encode", unit="sentence", disable=not progress)
+        with torch.inference_mode(), eval_mode(self), autocast(precision, self.backbone.device), bar:
+            for start in range(0, len(sentences), CHUNK):
+                ids, chunk_cut = self.tokenize(sentences[start : start + CHUNK])
+                cut += chunk_cut
+                for batch in batches_by_tokens([len(row) for row in ids], token_budget):
+                    pooled = self(*self.collate([ids[i] for i in batch]))
+                    embeddings[[start + i for i in batch]] = pooled.float().cpu().numpy()
+                    bar.update(len(batch))
+        if cut:
+            warnings.warn(f"{cut} of {len(sentences)} sentences are longer than max_length={self.max_length} tokens "
+                          "and were cut there", stacklevel=2)  # fmt: skip
+        return embeddings
+
+    def save_pretrained(self, folder):
+        """Write a folder that `from_pretrained` and `sentence_transformers.SentenceTransformer` open."""
+        folder = Path(folder)
+        for step in ("1_Pooling", "2_Normalize"):  # the second is empty: normalising has no settings
+            (folder / step).mkdir(parents=True, exist_ok=True)
+        self.backbone.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        modes = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
+        steps = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * self.normalize
+        files = {
+            "modules.json": [
+                {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+                for i, (path, kind) in enumerate(steps)
+            ],
+            "1_Pooling/config.json": {
+                "word_embedding_dimension": self.dimension,
+                **{f"pooling_mode_{mode}": name == self.pooling for name, mode in modes.items()},
+            },
+            "sentence_bert_config.json": {"max_seq_length": self.max_length, "do_lower_case": False},
+            SETTINGS: {"pooling": self.pooling, "normalize": self.normalize, "max_length": self.max_length},
+        }
+        for name, content in files.items():
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+SETTINGS = "sentence_encoder.json"
+
+
+def _stated_settings(folder):
+    """SentenceEncoder's options as the folder states them: in our own file, or in sentence-transformers' files."""
+    if (folder / SETTINGS).is_file():
+        return json.loads((folder / SETTINGS).read_text())
+    settings = {}
+    if (folder / "1_Pooling/config.json").is_file():
+        config = json.loads((folder / "1_Pooling/config.json").read_text())
+        modes = {mode for mode, on in config.items() if mode.startswith("pooling_mode") and on is True}
+        known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
+        if len(modes) != 1 or not modes <= set(known):
+            raise ValueError(f"{folder}: pooling {sorted(modes)} is not one of {', '.join(POOLINGS)}")
+        settings["pooling"] = known[modes.pop()]
+    if (folder / "sentence_bert_config.json").is_file():
+        settings["max_length"] = json.loads((folder / "sentence_bert_config.json").read_text()).get("max_seq_length")
+    return settings
+
+
+def checked_sentences(sentences, name="sentences"):
+    """The sentences as a list of strings; TypeError names the position of the first that is not one."""
+    if isinstance(sentences, (str, bytes, dict)) or not hasattr(sentences, "__iter__"):
+        raise TypeError(f"{name} must be a list of strings; got {type(sentences).__name__}")
+    sentences = list(sentences)
+    for i, sentence in enumerate(sentences):
+        if not isinstance(sentence, str):
+            raise TypeError(f"{name}[{i}] must be a string; got {sentence!r} of type {type(sentence).__name__}")
+    return sentences
+
+
+def batches_by_tokens(lengths, token_budget):
+    """Cut positions 0..N-1 into lists of like length, longest first, each within the budget when padded (or alone)."""
+    batch, batches = [], []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > token_budget:
+            batches.append(batch)
+            batch = []
+        batch.append(i)
+    return batches + [batch] * bool(batch)
+
+
+def has_bfloat16(device):
+    """True where bfloat16 arithmetic is in the hardware; elsewhere it is emulated, and very slow."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return device.type == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def autocast(precision, device):
+    """A context manager for "float32", "bfloat16" or "auto" on this device. ValueError for any other word."""
+    if precision not in ("float32", "bfloat16", "auto"):
+        raise ValueError(f"precision must be 'float32', 'bfloat16' or 'auto'; got {precision!r}")
+    half = precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
+
+
+@contextlib.contextmanager
+def eval_mode(module):
+    """Put a module in eval mode for a while, then give each of its parts back the mode it had."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

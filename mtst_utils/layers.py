@@ -1,0 +1,84 @@
+"""A backbone as an ordered stack of layers: which parameter stands how high.
+
+Taught in notebook 01, section 1, and notebook 04.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+# Where each architecture keeps its parts: (its list of blocks, {whatever stands outside the blocks: its depth}).
+# Depth 0 is the embeddings, 1 is block 0, -1 is the last block (for what comes after it).
+_BERT = ("encoder.layer", {"embeddings": 0, "pooler": -1})
+LAYOUTS = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "electra": ("encoder.layer", {"embeddings": 0, "embeddings_project": 0}),
+    "distilbert": ("transformer.layer", {"embeddings": 0}),
+    "modernbert": ("layers", {"embeddings": 0, "final_norm": -1}),
+    # A table of relative positions that every block reads is an input to all of them: with the embeddings.
+    "mpnet": ("encoder.layer", {"embeddings": 0, "pooler": -1, "encoder.relative_attention_bias": 0}),
+    # The convolution's output joins the first block's.
+    "deberta-v2": (
+        "encoder.layer",
+        {"embeddings": 0, "encoder.rel_embeddings": 0, "encoder.LayerNorm": 0, "encoder.conv": 1},
+    ),
+    # ALBERT runs the same few blocks again and again: the stack holds each once.
+    "albert": (
+        "encoder.albert_layer_groups",
+        {"embeddings": 0, "encoder.embedding_hidden_mapping_in": 0, "pooler": -1},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One depth of a backbone: its name, its modules, and its parameters by their name in the backbone."""
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    parameters: dict[str, nn.Parameter]
+
+
+class LayerStack(tuple):
+    """A backbone's layers from the input up: `stack[0]` the embeddings, `stack[1:]` (`stack.blocks`) block 0 to L-1."""
+
+    @property
+    def blocks(self):
+        return self[1:]
+
+    @property
+    def depth_of(self):
+        """{parameter name: its depth}, 0 for the embeddings, i+1 for block i."""
+        return {name: depth for depth, layer in enumerate(self) for name in layer.parameters}
+
+
+def layer_stack(backbone):
+    """Order a backbone's parameters by depth: embeddings, then block 0 (next to the input) to block L-1 (the top).
+
+    Every parameter has exactly one depth; a tied one counts once, at the lowest. Parts that belong to no block have the
+    place that LAYOUTS states. Raises ValueError for an architecture or a parameter that LAYOUTS does not know.
+    Taught in notebook 01, section 1, and notebook 04.
+    """
+    kind = getattr(getattr(backbone, "config", None), "model_type", None)
+    if kind not in LAYOUTS:
+        raise ValueError(f"layer_stack: unknown architecture {kind or type(backbone).__name__!r}; "
+                         f"known are {', '.join(LAYOUTS)}. Add its layout to mtst_utils.backbones.LAYOUTS.")  # fmt: skip
+    path, places = LAYOUTS[kind]
+    count = len(backbone.get_submodule(path))
+    prefixes = {f"{path}.{i}": i + 1 for i in range(count)}
+    prefixes |= {prefix: depth % (count + 1) for prefix, depth in places.items()}
+    parameters = [{} for _ in range(count + 1)]
+    for name, parameter in backbone.named_parameters():  # yields a tied parameter once, at its first name
+        depth = next((depth for prefix, depth in prefixes.items() if name.startswith(prefix + ".")), None)
+        if depth is None:
+            raise ValueError(f"layer_stack: {kind} has a parameter with no stated place: {name!r}")
+        parameters[depth][name] = parameter
+    modules = [[] for _ in range(count + 1)]
+    present = dict(backbone.named_modules())
+    for prefix, depth in prefixes.items():
+        if prefix in present:
+            modules[depth].append(present[prefix])
+    names = ["embeddings", *(f"block {i}" for i in range(count))]
+    return LayerStack(Layer(*row) for row in zip(names, map(tuple, modules), parameters, strict=True))

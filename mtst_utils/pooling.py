@@ -1,0 +1,43 @@
+"""Pooling: from one vector per token to one vector per sentence.
+
+Taught in notebook 01, section 3.
+"""
+
+import torch
+
+
+def masked_mean(token_embeddings, attention_mask):
+    """Average each sentence's token vectors over its real tokens.
+
+    token_embeddings [B, T, H], attention_mask [B, T] (1 = real token, 0 = padding); returns [B, H] in float32.
+    Raises ValueError when the shapes do not fit or a sentence has no real token.
+    Reimers & Gurevych 2019 (Sentence-BERT), section 3. Taught in notebook 01, section 3.
+    """
+    mask = _checked_mask(token_embeddings, attention_mask)
+    return (token_embeddings.float() * mask).sum(1) / mask.sum(1)
+
+
+def masked_max(token_embeddings, attention_mask):
+    """The largest value of each dimension over the real tokens; shapes and errors as in masked_mean."""
+    mask = _checked_mask(token_embeddings, attention_mask)
+    return token_embeddings.float().masked_fill(mask == 0, -torch.inf).amax(1)
+
+
+def first_token(token_embeddings, attention_mask):
+    """The first token's vector ([CLS] or <s>); shapes and errors as in masked_mean."""
+    _checked_mask(token_embeddings, attention_mask)
+    return token_embeddings[:, 0].float()
+
+
+POOLINGS = {"mean": masked_mean, "cls": first_token, "max": masked_max}
+
+
+def _checked_mask(token_embeddings, attention_mask):
+    """The mask as float32 [B, T, 1]."""
+    if token_embeddings.ndim != 3 or attention_mask.shape != token_embeddings.shape[:2]:
+        raise ValueError(f"token_embeddings must be [B, T, H] and attention_mask [B, T]; got "
+                         f"{list(token_embeddings.shape)} and {list(attention_mask.shape)}")  # fmt: skip
+    empty = attention_mask.sum(1) == 0
+    if empty.any():
+        raise ValueError(f"attention_mask: sentence {int(empty.nonzero()[0])} of the batch has no real token")
+    return attention_mask.unsqueeze(-1).float()
