@@ -11,4 +11,7 @@ from mtst_utils.corpora import (
 )
 from mtst_utils.encoder import SentenceEncoder, cosine_matrix
 from mtst_utils.layers import layer_stack
+from mtst_utils.learning_rates import layerwise_lr_groups, lr_table, warmup_linear
+from mtst_utils.multitask import MultiTaskModel, MultiTaskOutput, Task
 from mtst_utils.pooling import masked_mean
+from mtst_utils.training import History, evaluate, fit, seed_everything

@@ -15,7 +15,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, get_session, snapshot_download
 from transformers import MODEL_MAPPING, AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
@@ -112,16 +112,22 @@ def _find(name, revision):
 
 
 def _from_hub(hub_id, revision):
+    unreachable = None
+    try:  # any answer will do; without asking, snapshot_download may retry for 23 s, or wait without limit
+        get_session().head(f"{constants.ENDPOINT}/api/models/{hub_id}", timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception as error:
+        unreachable = error
     try:
         folder = snapshot_download(
             hub_id, revision=revision, allow_patterns=["*.json", "*.txt", "*.model", "model*.safetensors"],
-            ignore_patterns=["onnx/*", "openvino/*"],
+            ignore_patterns=["onnx/*", "openvino/*"], local_files_only=unreachable is not None,
         )  # fmt: skip
     except (
         Exception
     ) as error:  # unknown name or revision, refused, timed out, cut off: the hub client raises many kinds
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        raise BackboneNotAvailable(f"{hub_id}, revision {revision}: not had from the hub ({reason}). {WAYS}") from error
+        cause = unreachable or error
+        reason = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
+        raise BackboneNotAvailable(f"{hub_id}, revision {revision}: not had from the hub ({reason}). {WAYS}") from cause
     return Path(folder), f"{hub_id}@{Path(folder).name}"
 
 

@@ -64,7 +64,7 @@ def layer_stack(backbone):
     kind = getattr(getattr(backbone, "config", None), "model_type", None)
     if kind not in LAYOUTS:
         raise ValueError(f"layer_stack: unknown architecture {kind or type(backbone).__name__!r}; "
-                         f"known are {', '.join(LAYOUTS)}. Add its layout to mtst_utils.backbones.LAYOUTS.")  # fmt: skip
+                         f"known are {', '.join(LAYOUTS)}. Add its layout to mtst_utils.layers.LAYOUTS.")  # fmt: skip
     path, places = LAYOUTS[kind]
     count = len(backbone.get_submodule(path))
     prefixes = {f"{path}.{i}": i + 1 for i in range(count)}

@@ -1,0 +1,97 @@
+"""Every figure of the series, one function each, in one style. Each draws on `ax` (or a new one) and returns it."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+# Okabe & Ito's palette: told apart without colour vision, in print, and on a projector.
+COLORS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
+GREY = "#8C8C8C"
+STYLE = {
+    "figure.dpi": 100, "savefig.dpi": 100, "figure.constrained_layout.use": True, "figure.facecolor": "white",
+    "font.size": 11, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "legend.frameon": False,
+    "axes.prop_cycle": plt.cycler(color=COLORS), "figure.max_open_warning": 0,
+}  # fmt: skip
+plt.rcParams.update(STYLE)
+
+
+def _axes(ax, width, height):
+    return ax if ax is not None else plt.subplots(figsize=(width, height))[1]
+
+
+def token_grid(tokens, mask, title, ax=None):
+    """A padded batch as a grid: tokens (a list of B lists of T strings), mask [B, T]; padding is hatched."""
+    rows, columns = len(tokens), len(tokens[0])
+    ax = _axes(ax, max(6, 0.72 * columns), 0.5 * rows + 0.6)
+    for row in range(rows):
+        for column in range(columns):
+            real = bool(mask[row][column])
+            ax.add_patch(plt.Rectangle((column, row), 0.94, 0.86, facecolor="#CFE3F1" if real else "white",
+                                       edgecolor=GREY, hatch=None if real else "///", linewidth=0.6))  # fmt: skip
+            ax.text(column + 0.47, row + 0.43, tokens[row][column], ha="center", va="center", fontsize=9,
+                    color="black" if real else GREY,
+                    bbox=None if real else {"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+    ax.set(xlim=(0, columns), ylim=(rows, 0), title=title)
+    ax.axis("off")
+    return ax
+
+
+def similarity_heatmap(similarities, groups, title, ax=None):
+    """Cosine similarities [N, N] of sentences ordered by group; groups: N names, equal ones adjacent."""
+    ax = _axes(ax, 6.4, 5.4)
+    image = ax.imshow(similarities, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    names = list(dict.fromkeys(groups))
+    edges = np.cumsum([0, *(list(groups).count(name) for name in names)])
+    ax.set(title=title, xticks=(edges[:-1] + edges[1:] - 1) / 2, yticks=(edges[:-1] + edges[1:] - 1) / 2)
+    ax.set_xticklabels(names, rotation=40, ha="right")
+    ax.set_yticklabels(names)
+    ax.tick_params(length=0)
+    for edge in edges[1:-1]:
+        ax.axhline(edge - 0.5, color="white", linewidth=1)
+        ax.axvline(edge - 0.5, color="white", linewidth=1)
+    ax.figure.colorbar(image, ax=ax, shrink=0.8, label="cosine similarity")
+    return ax
+
+
+def embedding_map(points, groups, title, ax=None):
+    """Embeddings in two dimensions [N, 2], one colour and one marker per group."""
+    ax = _axes(ax, 7.2, 4.8)
+    groups = np.asarray(groups)
+    for name, color, marker in zip(dict.fromkeys(groups), COLORS, "osD^vPX*", strict=False):
+        chosen = points[groups == name]
+        ax.scatter(
+            *chosen.T, label=name, color=color, marker=marker, s=34, alpha=0.85, edgecolor="white", linewidth=0.5
+        )
+    ax.set(title=title, xticks=[], yticks=[], xlabel="first dimension of the map", ylabel="second dimension")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def bars_with_intervals(table, title, xlabel, ax=None, reference=None, reference_name=""):
+    """Horizontal bars: table has a row a bar (its index the names) and the columns value, low, high (95 % interval)."""
+    ax = _axes(ax, 7.2, 0.42 * len(table) + 1.2)
+    position = np.arange(len(table))[::-1]
+    ax.barh(position, table["value"], color=COLORS[0], height=0.62)
+    errors = [table["value"] - table["low"], table["high"] - table["value"]]
+    ax.errorbar(table["value"], position, xerr=errors, fmt="none", ecolor="black", capsize=3, linewidth=1.2)
+    for y, value, high in zip(position, table["value"], table["high"], strict=True):
+        ax.text(high, y, f"  {value:.3f}", va="center", fontsize=10)
+    if reference is not None:
+        ax.axvline(reference, color=COLORS[3], linestyle="--", linewidth=1.3)
+        ax.text(reference, len(table) - 0.45, reference_name, color=COLORS[3], ha="center", va="bottom", fontsize=10)
+    ax.set(title=title, xlabel=xlabel, yticks=position, xlim=(0, None))
+    ax.set_yticklabels(table.index)
+    if reference is not None:
+        ax.set_title(title, pad=18)
+    return ax
+
+
+def lines(table, title, xlabel, ylabel, ax=None, ylim=None):
+    """One line per column of a table over its index, named at its right end."""
+    ax = _axes(ax, 7.2, 3.8)
+    for color, marker, (name, values) in zip(COLORS, "osD^vPX*", table.items(), strict=False):
+        ax.plot(table.index, values, color=color, marker=marker, markersize=5)
+        ax.annotate(f" {name}", (table.index[-1], values.iloc[-1]), color=color, va="center", fontweight="bold")
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=ylim)
+    ax.margins(x=0.12)
+    return ax

@@ -1,0 +1,174 @@
+"""The experiments behind the claims: `python -m mtst_utils.studies NAME [--backbone ...]`.
+
+Each run is appended to data/results/NAME.csv as it ends; a finished run is never run again.
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm.auto import tqdm
+
+from mtst_utils.backbones import DEFAULT, load_backbone
+from mtst_utils.corpora import DATA, load_rated_sentences, load_triplets
+from mtst_utils.encoder import SentenceEncoder, has_bfloat16
+from mtst_utils.intervals import accuracy_of, bootstrap_score, wilson
+from mtst_utils.pooling import first_token, masked_max, masked_mean
+
+RESULTS = DATA / "results"
+COLUMNS = [
+    "study",
+    "backbone",
+    "setting",
+    "seed",
+    "n",
+    "metric",
+    "value",
+    "seconds",
+    "device",
+    "precision",
+    "versions",
+    "commit",
+]
+
+
+def results(study):
+    """The committed rows of a study as a frame (empty if there are none)."""
+    path = RESULTS / f"{study}.csv"
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
+
+
+class FourPoolings(SentenceEncoder):
+    """Mean, CLS, max and unmasked mean of one forward pass, side by side: [B, 4H]."""
+
+    names = ("mean", "cls", "max", "unmasked mean")
+
+    @property
+    def dimension(self):
+        return 4 * super().dimension
+
+    def forward(self, input_ids, attention_mask):
+        tokens = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
+        poolings = [pool(tokens, attention_mask) for pool in (masked_mean, first_token, masked_max)]
+        return torch.cat([*poolings, tokens.mean(1)], dim=-1)
+
+
+def naive_encode(encoder, sentences, precision="auto"):
+    """Batches of 32 in the order given, as most code does it: what an unmasked mean sees depends on the neighbours."""
+    return np.concatenate([encoder.encode(list(sentences[i : i + 32]), token_budget=10**9, precision=precision)
+                           for i in range(0, len(sentences), 32)])  # fmt: skip
+
+
+def probe(train, labels, test):
+    """Predictions of a logistic regression on frozen embeddings (standardised, C = 0.01, both fixed beforehand)."""
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(train, labels).predict(test)
+
+
+def triplet_hits(anchor, paraphrase, distractor):
+    """[N] booleans: is the anchor [N, H] nearer (cosine) to its paraphrase than to its distractor?"""
+    a, p, d = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (anchor, paraphrase, distractor))
+    return (a * p).sum(1) > (a * d).sum(1)
+
+
+def choices(backbone=None, n_train=4000, n_test=None, weights="pretrained", precision="auto", seed=0):
+    """Notebook 01's choices: each pooling on the triplets, and as frozen features for domain and sentiment.
+
+    weights: "pretrained", or "random" for the same architecture untrained. Returns (one row per pooling and metric with
+    value, low, high, n; the predictions by (pooling, task), for paired comparisons; the test rows).
+    """
+    model, tokenizer = load_backbone(backbone)
+    if weights == "random":
+        torch.manual_seed(seed)
+        model = type(model)(model.config).eval()
+    encoder = FourPoolings(model, tokenizer)
+    corpus = load_rated_sentences()
+    train = corpus[corpus.split == "train"].sample(n_train, random_state=seed)
+    test = corpus[corpus.split == "test"].sample(frac=1, random_state=seed)[:n_test]
+    triplets = load_triplets()
+    parts = [naive_encode(encoder, column.tolist(), precision)
+             for column in (train.text, test.text, triplets.anchor, triplets.paraphrase, triplets.distractor)]  # fmt: skip
+    rows, predictions = [], {}
+    for i, pooling in enumerate(FourPoolings.names):
+        x_train, x_test, *sides = (
+            part[:, i * model.config.hidden_size :][:, : model.config.hidden_size] for part in parts
+        )
+        scores = {"triplets right": (*wilson(triplet_hits(*sides).sum(), len(triplets)), len(triplets))}
+        for task, metric, score in [("domain", "accuracy", accuracy_of), ("sentiment", "macro F1", None)]:
+            predicted = predictions[pooling, task] = probe(x_train, train[task], x_test)
+            options = {"score": score} if score else {}
+            scores[f"{task} {metric}"] = (*bootstrap_score(test[task], predicted, **options), len(test))
+        rows += [{"pooling": pooling, "metric": metric, "value": v, "low": low, "high": high, "n": n}
+                 for metric, (v, low, high, n) in scores.items()]  # fmt: skip
+    return pd.DataFrame(rows), predictions, test
+
+
+def _choices_run(backbone, seed, scale, weights):
+    started = time.perf_counter()
+    table, _, _ = choices(backbone, n_test=None if scale == "full" else 1500, weights=weights, seed=seed)
+    metrics = {"seconds per 1,000 sentences": (time.perf_counter() - started) / (4000 + table.n.max() + 450) * 1000}
+    for row in table.itertuples():
+        name = f"{row.pooling}, {row.metric}"
+        metrics |= {name: row.value, f"{name}, low": row.low, f"{name}, high": row.high}
+    return 4000, metrics
+
+
+# {study: {setting: function(backbone, seed, scale) -> (training sentences, {metric: value})}}
+STUDIES = {"choices": {w: partial(_choices_run, weights=w) for w in ("pretrained", "random")}}
+
+
+def run_study(name, backbone=DEFAULT, seeds=5, scale="full", settings=None):
+    """Run what is missing of a study, one row a metric appended as each run ends; returns all its rows."""
+    finished = set(results(name)[["backbone", "setting", "seed"]].itertuples(index=False, name=None))
+    chosen = settings or STUDIES[name]
+    todo = [(setting, seed) for seed in range(seeds) for setting in chosen if (backbone, setting, seed) not in finished]
+    for setting, seed in tqdm(todo, desc=f"{name}, {backbone}", unit="run"):
+        started = time.perf_counter()
+        n, metrics = STUDIES[name][setting](backbone, seed, scale)
+        append(name, backbone, setting, seed, n, metrics, time.perf_counter() - started)
+    return results(name)
+
+
+def append(study, backbone, setting, seed, n, metrics, seconds):
+    """Add one run's metrics to data/results, in a single write, so that a run is there whole or not at all."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    facts = [f"{seconds:.1f}", f"{device.type} x {torch.get_num_threads()}", "bfloat16" if has_bfloat16(device) else "float32",
+             " ".join(f"{p} {metadata.version(p)}" for p in ("torch", "transformers", "scikit-learn")), _commit()]  # fmt: skip
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path, text = RESULTS / f"{study}.csv", io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if not path.is_file():
+        writer.writerow(COLUMNS)
+    writer.writerows(
+        [study, backbone, setting, seed, n, metric, repr(float(value)), *facts] for metric, value in metrics.items()
+    )
+    with path.open("a") as file:
+        file.write(text.getvalue())
+
+
+def _commit():
+    command = ["git", "-C", str(DATA.parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m mtst_utils.studies", description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=[*STUDIES, "list"])
+    parser.add_argument("--backbone", default=DEFAULT)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--scale", choices=["quick", "full"], default="full")
+    parser.add_argument("--settings", nargs="*", help="only these settings of the study")
+    arguments = parser.parse_args()
+    if arguments.name == "list":
+        for name, settings in STUDIES.items():
+            rows = results(name)
+            for setting in settings:
+                seeds = rows[rows.setting == setting].groupby("backbone").seed.nunique().to_dict()
+                print(f"{name:12} {setting:32} seeds: {seeds or 'missing'}")
+    else:
+        run_study(arguments.name, arguments.backbone, arguments.seeds, arguments.scale, arguments.settings)
+
+
+if __name__ == "__main__":
+    main()
