@@ -3,6 +3,14 @@
 Each run is appended to data/results/NAME.csv as it ends; a finished run is never run again.
 """
 
+import argparse
+import csv
+import io
+import subprocess
+import time
+from functools import partial
+from importlib import metadata
+
 import numpy as np
 import pandas as pd
 import torch
@@ -105,9 +113,8 @@ def choices(backbone=None, n_train=4000, n_test=None, weights="pretrained", prec
 
 
 def _choices_run(backbone, seed, scale, weights):
-    started = time.perf_counter()
     table, _, _ = choices(backbone, n_test=None if scale == "full" else 1500, weights=weights, seed=seed)
-    metrics = {"seconds per 1,000 sentences": (time.perf_counter() - started) / (4000 + table.n.max() + 450) * 1000}
+    metrics = {}
     for row in table.itertuples():
         name = f"{row.pooling}, {row.metric}"
         metrics |= {name: row.value, f"{name}, low": row.low, f"{name}, high": row.high}

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from mtst_utils.encoder import autocast, checked_sentences
 from mtst_utils.learning_rates import layerwise_lr_groups, warmup_linear
 from mtst_utils.multitask import NO_LABEL
+from mtst_utils.speed import keep_large_buffers, quick_dropout
 
 POOL = 50  # batches: sentences are shuffled, then sorted by length within pools of this many batches
 SAVE_SECONDS = 20  # a checkpoint is written at the end of an epoch and this long after the last one
@@ -69,6 +70,7 @@ def fit(model, train, valid=None, *, epochs, batch_size=32, optimizer=None, seed
     Raises ValueError for a missing column, an unknown label, an empty frame. Taught in notebook 02, section 5.
     """
     accelerator = Accelerator()
+    keep_large_buffers()
     model.to(accelerator.device)
     ids, labels = encode_frame(model, train)
     lengths, rank, world = [len(row) for row in ids], accelerator.process_index, accelerator.num_processes
@@ -92,7 +94,7 @@ def fit(model, train, valid=None, *, epochs, batch_size=32, optimizer=None, seed
             inputs = model.collate(
                 [{"input_ids": ids[i], "labels": {t: y[i] for t, y in labels.items()}} for i in mine]
             )
-            with autocast(precision, accelerator.device):
+            with autocast(precision, accelerator.device), quick_dropout(model, accelerator.device):
                 output = net(**inputs)
             # Each process averages over its own share of the batch: weigh it by its part of the labels there are.
             loss = sum(model.tasks[t].weight * value * share(y[mine], y[batch], world)
