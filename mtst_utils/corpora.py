@@ -110,7 +110,7 @@ def load_csv(path, text, tasks):
             f"{path.name} is not UTF-8 (byte {error.start}: {error.reason}); save it as 'CSV UTF-8'"
         ) from error
     except csv.Error as error:
-        raise ValueError(f"{path.name}, line {reader.line_num}: not a regular CSV ({error})") from error
+        raise ValueError(f"{path.name}, near line {reader.line_num + 1}: not a regular CSV ({error})") from error
     if not rows:
         raise ValueError(f"{path.name} has no rows under its header")
     frame = pd.DataFrame(rows, columns=["text", *tasks], dtype=object)

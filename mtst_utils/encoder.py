@@ -48,7 +48,7 @@ class SentenceEncoder(nn.Module):
         # RoBERTa and MPNet number positions from padding_idx + 1 on, so that their table holds that many fewer.
         positions = getattr(backbone.config, "max_position_embeddings", None) or int(1e9)
         if backbone.config.model_type in ("roberta", "xlm-roberta", "mpnet"):
-            positions -= backbone.config.pad_token_id + 1
+            positions -= backbone.embeddings.padding_idx + 1
         longest = min(tokenizer.model_max_length, positions)
         if max_length is not None and not (isinstance(max_length, int) and 3 <= max_length <= longest):
             raise ValueError(

@@ -39,5 +39,5 @@ def keep_large_buffers():
     """Tell glibc's malloc to keep freed memory for reuse (a no-op where the C library is another)."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: no mapping of its own for a buffer below 1 GiB
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: no giving back of free memory below 2 GiB
+        mallopt(-3, 2**26)  # M_MMAP_THRESHOLD: no mapping of its own for a buffer below 64 MiB
+        mallopt(-1, 2**28)  # M_TRIM_THRESHOLD: up to 256 MiB of free memory are kept

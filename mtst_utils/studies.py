@@ -15,15 +15,19 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from mtst_utils.backbones import DEFAULT, load_backbone
-from mtst_utils.corpora import DATA, load_rated_sentences, load_triplets
+from mtst_utils.baselines import human_scores, macro_f1, paper_scores, sentiment_score, tfidf, three_class, vader
+from mtst_utils.corpora import DATA, DOMAINS, SENTIMENTS, load_human_ratings, load_rated_sentences, load_triplets
 from mtst_utils.encoder import SentenceEncoder, has_bfloat16
 from mtst_utils.intervals import accuracy_of, bootstrap_score, wilson
+from mtst_utils.multitask import MultiTaskModel, Task
 from mtst_utils.pooling import first_token, masked_max, masked_mean
+from mtst_utils.training import fit, seed_everything
 
 RESULTS = DATA / "results"
 COLUMNS = [
@@ -46,6 +50,14 @@ def results(study):
     """The committed rows of a study as a frame (empty if there are none)."""
     path = RESULTS / f"{study}.csv"
     return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
+
+
+def with_intervals(rows):
+    """Result rows as one row per (backbone, setting, seed, metric) with the columns value, low, high (95 %)."""
+    parts = rows.metric.str.extract(r"^(.*?)(?:, (low|high))?$")
+    keys = ["backbone", "setting", "seed", "n", "metric"]
+    wide = rows.assign(metric=parts[0], part=parts[1].fillna("value")).pivot(index=keys, columns="part", values="value")
+    return wide.reset_index()[[*keys, "value", "low", "high"]]
 
 
 class FourPoolings(SentenceEncoder):
@@ -121,8 +133,85 @@ def _choices_run(backbone, seed, scale, weights):
     return 4000, metrics
 
 
+def new_model(backbone=None, tasks=("domain", "sentiment"), seed=0, **weights):
+    """An untrained MultiTaskModel for the rated sentences; weights: {task name: its weight in the loss}."""
+    seed_everything(seed)
+    labels = {"domain": tuple(DOMAINS), "sentiment": SENTIMENTS}
+    encoder = SentenceEncoder.from_pretrained(backbone)
+    return MultiTaskModel(encoder, [Task(name, labels[name], weights.get(name, 1.0)) for name in tasks])
+
+
+def test_scores(model, test):
+    """{metric: value} on the test split: accuracy and macro F1 per task; per domain, the paper's figures for sentiment."""
+    probabilities = model.probabilities(test.text)
+    metrics = {}
+    for name, probability in probabilities.items():
+        predicted = np.array(model.tasks[name].labels)[probability.argmax(1)]
+        metrics[f"{name} accuracy"] = (predicted == test[name]).mean()
+        metrics[f"{name} macro F1"] = f1_score(test[name], predicted, average="macro")
+    if "sentiment" in probabilities:
+        score = sentiment_score(probabilities["sentiment"])
+        predicted = np.array(SENTIMENTS)[probabilities["sentiment"].argmax(1)]
+        metrics |= per_domain(
+            paper_scores(score, test.rating, test.domain), macro_f1(predicted, test.sentiment, test.domain)
+        )
+    return metrics
+
+
+def per_domain(paper, f1):
+    """The paper's figures and the macro F1 per domain as {metric: value}."""
+    table = paper.assign(**{"macro F1": f1})
+    return {f"{domain}, {name}": table.loc[domain, name] for domain in table.index for name in table}
+
+
+def _training_run(backbone, seed, scale, tasks=("domain", "sentiment"), n=None, epochs=2, **weights):
+    corpus = load_rated_sentences()
+    train = corpus[corpus.split == "train"]
+    n = min(n or len(train), len(train) if scale == "full" else 1500)
+    model = new_model(backbone, tasks, seed, **weights)
+    # The same seed draws the same sentences, the same order and the same starting weights in every setting: paired.
+    fit(model, train.sample(n, random_state=seed), epochs=epochs, seed=seed, progress=False)
+    return n, test_scores(model, corpus[corpus.split == "test"])
+
+
+def _baseline_run(backbone, seed, scale, name):
+    corpus = load_rated_sentences()
+    train, test = corpus[corpus.split == "train"], corpus[corpus.split == "test"]
+    if name == "one human rater":
+        table = human_scores(test, load_human_ratings())
+        return 0, per_domain(table[["r", "sign F1"]], table["macro F1"])
+    if name == "VADER":
+        score = vader(test.text)
+        predicted = three_class(score, border=0.05)  # the borders its authors state
+        n = 0
+    else:
+        model = tfidf().fit(train.text, train.sentiment)
+        score, predicted = sentiment_score(model.predict_proba(test.text), model.classes_), model.predict(test.text)
+        n = len(train)
+    metrics = {"sentiment accuracy": (predicted == test.sentiment).mean(),
+               "sentiment macro F1": f1_score(test.sentiment, predicted, average="macro")}  # fmt: skip
+    if n:
+        predicted_domain = tfidf().fit(train.text, train.domain).predict(test.text)
+        metrics |= {"domain accuracy": (predicted_domain == test.domain).mean(),
+                    "domain macro F1": f1_score(test.domain, predicted_domain, average="macro")}  # fmt: skip
+    return n, metrics | per_domain(
+        paper_scores(score, test.rating, test.domain), macro_f1(predicted, test.sentiment, test.domain)
+    )
+
+
 # {study: {setting: function(backbone, seed, scale) -> (training sentences, {metric: value})}}
-STUDIES = {"choices": {w: partial(_choices_run, weights=w) for w in ("pretrained", "random")}}
+STUDIES = {
+    "choices": {w: partial(_choices_run, weights=w) for w in ("pretrained", "random")},
+    "paper": {"multi-task": _training_run},
+    "baselines": {
+        name: partial(_baseline_run, name=name) for name in ("one human rater", "VADER", "TF-IDF + logistic regression")
+    },
+    "multitask": {
+        "joint": partial(_training_run, n=6000),
+        "domain only": partial(_training_run, n=6000, tasks=("domain",)),
+        "sentiment only": partial(_training_run, n=6000, tasks=("sentiment",)),
+    },
+}
 
 
 def run_study(name, backbone=DEFAULT, seeds=5, scale="full", settings=None):

@@ -35,7 +35,9 @@ def trainer(frame, best):
     started = time.perf_counter()
     ids, labels = encode_frame(model, frame)
     data = [{"input_ids": row, "labels": {t: int(y[i]) for t, y in labels.items()}} for i, row in enumerate(ids)]
-    optimizer = default_optimizer(model) if best else torch.optim.AdamW(default_optimizer(model).param_groups, foreach=True)
+    optimizer = (
+        default_optimizer(model) if best else torch.optim.AdamW(default_optimizer(model).param_groups, foreach=True)
+    )
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
             folder, num_train_epochs=1, per_device_train_batch_size=32, report_to="none", save_strategy="no",
@@ -66,7 +68,9 @@ def main():
     for _ in range(arguments.repeats):
         for name, run in runs.items():
             seconds[name].append(run())
-    print(f"{arguments.sentences} sentences, batch 32, {arguments.repeats} repeats in turn, {torch.get_num_threads()} threads")
+    print(
+        f"{arguments.sentences} sentences, batch 32, {arguments.repeats} repeats in turn, {torch.get_num_threads()} threads"
+    )
     for name, values in seconds.items():
         ratios = [best / own for best, own in zip(seconds["HF Trainer, best"], values, strict=True)]
         print(f"{name:18} {arguments.sentences / statistics.median(values):6.0f} sentences/s; "

@@ -1,0 +1,60 @@
+"""Intervals: against scikit-learn, against theory, and against the slow way."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+
+from mtst_utils.intervals import accuracy_of, bootstrap_difference, bootstrap_score, macro_f1_of, t_interval, wilson
+
+RNG = np.random.default_rng(0)
+TRUTH = RNG.integers(0, 3, 600)
+GUESS = np.where(RNG.random(600) < 0.7, TRUTH, RNG.integers(0, 3, 600))
+OTHER = np.where(RNG.random(600) < 0.5, TRUTH, RNG.integers(0, 3, 600))
+
+
+def test_scores_are_scikit_learns():
+    table = confusion_matrix(TRUTH, GUESS)
+    assert accuracy_of(table) == pytest.approx(accuracy_score(TRUTH, GUESS))
+    assert macro_f1_of(table) == pytest.approx(f1_score(TRUTH, GUESS, average="macro"))
+
+
+def test_bootstrap_is_the_bootstrap_over_rows():
+    value, low, high = bootstrap_score(TRUTH, GUESS)
+    rows = [RNG.integers(0, 600, 600) for _ in range(2000)]
+    slow = np.percentile([f1_score(TRUTH[r], GUESS[r], average="macro") for r in rows], [2.5, 97.5])
+    assert value == pytest.approx(f1_score(TRUTH, GUESS, average="macro"))
+    assert [low, high] == pytest.approx(slow, abs=0.005)
+
+
+def test_paired_difference_is_narrower_than_two_intervals():
+    close = np.where(RNG.random(600) < 0.9, GUESS, TRUTH)
+    value, low, high = bootstrap_difference(TRUTH, close, GUESS)
+    assert value == pytest.approx(f1_score(TRUTH, close, average="macro") - f1_score(TRUTH, GUESS, average="macro"))
+    assert 0 < low < value < high
+    _, single_low, single_high = bootstrap_score(TRUTH, GUESS)
+    assert high - low < (single_high - single_low) / 2
+
+
+def test_difference_changes_sign_with_order_and_takes_words():
+    names = np.array(["no", "so", "yes"])
+    a = bootstrap_difference(names[TRUTH], names[GUESS], names[OTHER], accuracy_of)
+    b = bootstrap_difference(names[TRUTH], names[OTHER], names[GUESS], accuracy_of)
+    assert a[0] == -b[0] > 0
+    assert a[0] == pytest.approx(accuracy_score(TRUTH, GUESS) - accuracy_score(TRUTH, OTHER))
+
+
+def test_wilson_and_t():
+    assert wilson(8, 10) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)  # a textbook's example
+    assert t_interval([1, 2, 3]) == pytest.approx((2, -0.4841, 4.4841), abs=1e-4)
+    with pytest.raises(ValueError, match="two values or more; got 1"):
+        t_interval([1])
+
+
+def test_intervals_cover_the_truth():
+    covered = []
+    for _ in range(200):
+        truth = RNG.integers(0, 2, 300)
+        guess = np.where(RNG.random(300) < 0.8, truth, 1 - truth)
+        _, low, high = bootstrap_score(truth, guess, accuracy_of, resamples=400)
+        covered.append(low <= 0.8 <= high)
+    assert 0.9 <= np.mean(covered) <= 0.99
