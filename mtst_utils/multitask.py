@@ -101,8 +101,11 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
         # The sum over the labelled sentences, divided by their number, or by 1 if there is none: 0, not 0 / 0.
         losses = {name: cross_entropy(logits[name], label, ignore_index=NO_LABEL, reduction="sum")
                   / (label != NO_LABEL).sum().clamp(min=1) for name, label in labels.items()}  # fmt: skip
-        loss = sum(self.tasks[name].weight * value for name, value in losses.items())
-        return MultiTaskOutput(loss=loss, losses=losses, logits=logits, embeddings=embeddings)
+        return MultiTaskOutput(loss=self.total_loss(losses), losses=losses, logits=logits, embeddings=embeddings)
+
+    def total_loss(self, losses):
+        """{task: scalar} -> their weighted sum. The one place to change for another way of combining tasks."""
+        return sum(self.tasks[name].weight * value for name, value in losses.items())
 
     def collate(self, examples):
         """A list of {"input_ids": [...], "labels": {task: int}} -> forward's arguments; HF Trainer's data_collator."""

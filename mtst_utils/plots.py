@@ -39,7 +39,9 @@ def token_grid(tokens, mask, title, ax=None):
 def similarity_heatmap(similarities, groups, title, ax=None):
     """Cosine similarities [N, N] of sentences ordered by group; groups: N names, equal ones adjacent."""
     ax = _axes(ax, 6.4, 5.4)
-    image = ax.imshow(similarities, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    # The diagonal is 1 and would leave the rest dark: the scale ends where 1 % of the pairs lie above.
+    top = np.percentile(similarities[~np.eye(len(similarities), dtype=bool)], 99)
+    image = ax.imshow(similarities, cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
     names = list(dict.fromkeys(groups))
     edges = np.cumsum([0, *(list(groups).count(name) for name in names)])
     ax.set(title=title, xticks=(edges[:-1] + edges[1:] - 1) / 2, yticks=(edges[:-1] + edges[1:] - 1) / 2)
@@ -49,7 +51,7 @@ def similarity_heatmap(similarities, groups, title, ax=None):
     for edge in edges[1:-1]:
         ax.axhline(edge - 0.5, color="white", linewidth=1)
         ax.axvline(edge - 0.5, color="white", linewidth=1)
-    ax.figure.colorbar(image, ax=ax, shrink=0.8, label="cosine similarity")
+    ax.figure.colorbar(image, ax=ax, shrink=0.8, extend="max", label="cosine similarity")
     return ax
 
 
@@ -94,4 +96,94 @@ def lines(table, title, xlabel, ylabel, ax=None, ylim=None):
         ax.annotate(f" {name}", (table.index[-1], values.iloc[-1]), color=color, va="center", fontweight="bold")
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=ylim)
     ax.margins(x=0.12)
+    return ax
+
+
+def forest(table, title, xlabel, ax=None):
+    """Effects with their intervals around a zero line: table has a row an effect and the columns effect, low, high."""
+    ax = _axes(ax, 7.2, 0.4 * len(table) + 1.3)
+    position = np.arange(len(table))[::-1]
+    clear = (table["low"] > 0) | (table["high"] < 0)  # those whose interval leaves zero out
+    for chosen, color, marker in ((clear, COLORS[0], "o"), (~clear, GREY, "D")):
+        part = table[chosen]
+        errors = [part["effect"] - part["low"], part["high"] - part["effect"]]
+        ax.errorbar(part["effect"], position[chosen], xerr=errors, fmt=marker, color=color, capsize=3)
+    ax.axvline(0, color="black", linewidth=1)
+    ax.set(title=title, xlabel=xlabel, yticks=position)
+    ax.set_yticklabels(table.index)
+    return ax
+
+
+def learning_curves(history, title, ax=None):
+    """Training loss per task, a running mean over 15 steps, on a log scale, with epochs marked."""
+    ax = _axes(ax, 7.2, 3.8)
+    losses = [name for name in history.columns if name.endswith(" loss")]
+    smooth = history.set_index("step")[losses].rolling(15, min_periods=1).mean()
+    for color, style, name in zip(COLORS, ("-", "--", "-.", ":"), losses, strict=False):
+        ax.plot(history["step"], history[name], color=color, alpha=0.18, linewidth=1)
+        ax.plot(smooth.index, smooth[name], color=color, linestyle=style, linewidth=2, label=name.removesuffix(" loss"))
+    for step in history.groupby("epoch")["step"].max()[:-1]:
+        ax.axvline(step, color=GREY, linewidth=0.8, linestyle=":")
+    ax.set(title=title, xlabel="training step (dotted: end of an epoch)", ylabel="loss, mean of 15 steps", yscale="log")
+    ax.legend()
+    return ax
+
+
+def confusion(truth, predicted, labels, title, ax=None):
+    """Confusion matrix as shares of each true class: rows the truth, columns the prediction."""
+    from sklearn.metrics import confusion_matrix
+
+    ax = _axes(ax, 1.1 * len(labels) + 1.5, 1.0 * len(labels) + 1)
+    shares = confusion_matrix(truth, predicted, labels=list(labels), normalize="true")
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), share in np.ndenumerate(shares):
+        ax.text(column, row, f"{share:.2f}", ha="center", va="center", color="white" if share > 0.5 else "black")
+    ax.set(title=title, xlabel="predicted", ylabel="true", xticks=range(len(labels)), yticks=range(len(labels)))
+    ax.set_xticklabels([label.replace(" ", "\n") for label in labels])
+    ax.set_yticklabels(labels)
+    ax.tick_params(length=0)
+    return ax
+
+
+def heatmap(table, title, xlabel, label, limit, ax=None):
+    """A table of signed values as colours around zero, the numbers written in; the first row is drawn at the bottom."""
+    ax = _axes(ax, 0.75 * table.shape[1] + 2.6, 0.42 * len(table) + 1.4)
+    image = ax.imshow(table, cmap="PuOr", vmin=-limit, vmax=limit, origin="lower", aspect="auto")
+    for (row, column), value in np.ndenumerate(table.to_numpy()):
+        ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9)
+    ax.set(title=title, xlabel=xlabel, xticks=range(table.shape[1]), yticks=range(len(table)))
+    ax.set_xticklabels(table.columns)
+    ax.set_yticklabels(table.index)
+    ax.tick_params(length=0)
+    ax.figure.colorbar(image, ax=ax, extend="both", label=label)
+    return ax
+
+
+def paper_figure(scores, title, human="one human rater", ax=None):
+    """A score per domain and system: scores has the columns domain, setting, seed, value. Several seeds show as their
+    mean with its 95 % t interval; the human rater is a line across each domain.
+    """
+    from mtst_utils.intervals import t_interval
+
+    ax = _axes(ax, 9, 4)
+    domains, systems = (
+        list(dict.fromkeys(scores["domain"])),
+        [s for s in dict.fromkeys(scores["setting"]) if s != human],
+    )
+    width = 0.8 / len(systems)
+    values = scores.groupby(["setting", "domain"])["value"]
+    for i, (system, color) in enumerate(zip(systems, [COLORS[1], COLORS[5], COLORS[0]], strict=False)):
+        for j, domain in enumerate(domains):
+            seeds = values.get_group((system, domain))
+            mean, low, high = t_interval(seeds) if len(seeds) > 1 else (seeds.mean(),) * 3
+            x = j - 0.4 + (i + 0.5) * width
+            ax.bar(x, mean, width * 0.92, color=color, label=system if j == 0 else None)
+            ax.errorbar(x, mean, yerr=[[mean - low], [high - mean]], color="black", capsize=3)
+            ax.text(x, high + 0.01, f"{mean:.2f}", ha="center", fontsize=10)
+    for j, domain in enumerate(domains):
+        level = values.get_group((human, domain)).mean()
+        ax.plot([j - 0.42, j + 0.42], [level, level], color="black", linewidth=2.2, label=human if j == 0 else None)
+    ax.set(title=title, ylabel="sign F1, weighted by support", xticks=range(len(domains)), ylim=(0.4, 1.05))
+    ax.set_xticklabels(domains)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4)
     return ax

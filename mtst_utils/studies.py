@@ -141,7 +141,7 @@ def new_model(backbone=None, tasks=("domain", "sentiment"), seed=0, **weights):
     return MultiTaskModel(encoder, [Task(name, labels[name], weights.get(name, 1.0)) for name in tasks])
 
 
-def test_scores(model, test):
+def scores_on(model, test):
     """{metric: value} on the test split: accuracy and macro F1 per task; per domain, the paper's figures for sentiment."""
     probabilities = model.probabilities(test.text)
     metrics = {}
@@ -171,7 +171,33 @@ def _training_run(backbone, seed, scale, tasks=("domain", "sentiment"), n=None, 
     model = new_model(backbone, tasks, seed, **weights)
     # The same seed draws the same sentences, the same order and the same starting weights in every setting: paired.
     fit(model, train.sample(n, random_state=seed), epochs=epochs, seed=seed, progress=False)
-    return n, test_scores(model, corpus[corpus.split == "test"])
+    return n, scores_on(model, corpus[corpus.split == "test"])
+
+
+class UncertaintyWeighted(MultiTaskModel):
+    """Kendall et al. 2018: loss = sum of exp(-s) * loss + s, with one learned s per task."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.log_variance = torch.nn.ParameterDict({name: torch.zeros(()) for name in self.tasks})
+
+    def total_loss(self, losses):
+        return sum(value * (-self.log_variance[name]).exp() + self.log_variance[name] for name, value in losses.items())
+
+
+def _combination_run(backbone, seed, scale, how, n=2000, epochs=2):
+    """One way of training both tasks, all on the same 2,000 sentences and the same number of steps for each task."""
+    corpus = load_rated_sentences()
+    train = corpus[corpus.split == "train"].sample(n if scale == "full" else 300, random_state=seed)
+    model = new_model(backbone, seed=seed, **({"sentiment": how} if isinstance(how, float) else {}))
+    if how == "uncertainty":
+        model = UncertaintyWeighted(model.encoder, model.tasks.values())
+    if isinstance(how, tuple):  # one after the other: the first task alone, then the second alone
+        for other in reversed(how):
+            fit(model, train.drop(columns=other), epochs=epochs, seed=seed, progress=False)
+    else:
+        fit(model, train, epochs=epochs, seed=seed, progress=False)
+    return len(train), scores_on(model, corpus[corpus.split == "test"])
 
 
 def _baseline_run(backbone, seed, scale, name):
@@ -202,14 +228,22 @@ def _baseline_run(backbone, seed, scale, name):
 # {study: {setting: function(backbone, seed, scale) -> (training sentences, {metric: value})}}
 STUDIES = {
     "choices": {w: partial(_choices_run, weights=w) for w in ("pretrained", "random")},
-    "paper": {"multi-task": _training_run},
+    "paper": {"multi-task": partial(_training_run, epochs=3)},
     "baselines": {
         name: partial(_baseline_run, name=name) for name in ("one human rater", "VADER", "TF-IDF + logistic regression")
     },
     "multitask": {
-        "joint": partial(_training_run, n=6000),
-        "domain only": partial(_training_run, n=6000, tasks=("domain",)),
-        "sentiment only": partial(_training_run, n=6000, tasks=("sentiment",)),
+        "joint": partial(_training_run, n=4000),
+        "domain only": partial(_training_run, n=4000, tasks=("domain",)),
+        "sentiment only": partial(_training_run, n=4000, tasks=("sentiment",)),
+    },
+    "combination": {
+        "sum": partial(_combination_run, how=1.0),
+        "sentiment x 0.25": partial(_combination_run, how=0.25),
+        "sentiment x 4": partial(_combination_run, how=4.0),
+        "uncertainty weighting": partial(_combination_run, how="uncertainty"),
+        "domain, then sentiment": partial(_combination_run, how=("domain", "sentiment")),
+        "sentiment, then domain": partial(_combination_run, how=("sentiment", "domain")),
     },
 }
 

@@ -3,29 +3,22 @@
 Taught in notebook 02, sections 4 and 5.
 """
 
-import hashlib
-import json
-import os
 import random
-import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
-from safetensors.torch import save_file
 from sklearn.metrics import f1_score
 from tqdm.auto import tqdm
 
+from mtst_utils.checkpoints import Checkpoint, fingerprint
 from mtst_utils.encoder import autocast, checked_sentences
 from mtst_utils.learning_rates import layerwise_lr_groups, warmup_linear
 from mtst_utils.multitask import NO_LABEL
 from mtst_utils.speed import keep_large_buffers, quick_dropout
 
 POOL = 50  # batches: sentences are shuffled, then sorted by length within pools of this many batches
-SAVE_SECONDS = 20  # a checkpoint is written at the end of an epoch and this long after the last one
 
 
 class History(pd.DataFrame):
@@ -74,9 +67,9 @@ def fit(model, train, valid=None, *, epochs, batch_size=32, optimizer=None, seed
     model.to(accelerator.device)
     ids, labels = encode_frame(model, train)
     lengths, rank, world = [len(row) for row in ids], accelerator.process_index, accelerator.num_processes
-    steps_per_epoch = len(bucketed_batches(lengths, batch_size, seed))
+    steps_per_epoch = len(bucketed_batches(lengths, batch_size, world))
     run = Run(model, optimizer or default_optimizer(model), epochs * steps_per_epoch, steps_per_epoch)
-    state = Checkpoint(checkpoint, run, fingerprint(train, labels, epochs, batch_size, seed, precision))
+    state = Checkpoint(checkpoint, run, fingerprint(run, train, labels, epochs, batch_size, seed, precision))
     state.load()
     net = accelerator.prepare(model)
     notify(callbacks, "on_start", run)
@@ -86,7 +79,7 @@ def fit(model, train, valid=None, *, epochs, batch_size=32, optimizer=None, seed
         run.epoch, position = divmod(run.step, steps_per_epoch)
         if position == 0:
             notify(callbacks, "on_epoch", run)
-        for batch in bucketed_batches(lengths, batch_size, seed + run.epoch)[position:]:
+        for batch in bucketed_batches(lengths, batch_size, world, (seed, run.epoch))[position:]:
             net.train()
             # Seeded anew each step: dropout depends on seed, step and process alone, so that going on is exact.
             torch.manual_seed(hash((seed, run.step, rank)) % 2**63)
@@ -97,16 +90,16 @@ def fit(model, train, valid=None, *, epochs, batch_size=32, optimizer=None, seed
             with autocast(precision, accelerator.device), quick_dropout(model, accelerator.device):
                 output = net(**inputs)
             # Each process averages over its own share of the batch: weigh it by its part of the labels there are.
-            loss = sum(model.tasks[t].weight * value * share(y[mine], y[batch], world)
-                       for (t, value), y in zip(output.losses.items(), labels.values(), strict=True))  # fmt: skip
+            losses = {t: value * share(labels[t][mine], labels[t][batch], world) for t, value in output.losses.items()}
+            loss = model.total_loss(losses)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), 1.0)
             run.optimizer.step()
             run.scheduler.step()
             run.optimizer.zero_grad(set_to_none=True)
-            run.record(accelerator, output.losses, loss)
+            run.record(accelerator, losses, loss)
             notify(callbacks, "on_step", run)
-            bar.set_postfix({t: f"{run.history[-1][t + ' loss']:.3f}" for t in output.losses}, refresh=False)
+            bar.set_postfix({t: f"{run.history[-1][t + ' loss']:.3f}" for t in losses}, refresh=False)
             bar.update()
             if run.step % steps_per_epoch == 0 and valid is not None:
                 scores = evaluate(model, valid, precision=precision).query("domain == 'all'")
@@ -163,15 +156,18 @@ def encode_frame(model, frame):
     return model.encoder.tokenize(checked_sentences(frame["text"], "text"))[0], labels
 
 
-def bucketed_batches(lengths, batch_size, seed):
-    """Shuffled batches (lists of row numbers) of like length: shuffled, sorted within pools, cut, and shuffled again."""
+def bucketed_batches(lengths, batch_size, world=1, seed=0):
+    """Shuffled batches (lists of row numbers) of like length: shuffled, sorted within pools, cut, and shuffled again.
+
+    A last batch with fewer sentences than there are processes (world) is left out.
+    """
     rng = np.random.default_rng(seed)
     order, batches = rng.permutation(len(lengths)), []
     for start in range(0, len(order), POOL * batch_size):
         pool = sorted(order[start : start + POOL * batch_size].tolist(), key=lambda i: lengths[i])
         batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
     rng.shuffle(batches)
-    return batches
+    return [batch for batch in batches if len(batch) >= world]
 
 
 def share(mine, batch, world):
@@ -195,58 +191,9 @@ class Run:
 
     def record(self, accelerator, losses, loss):
         self.step += 1
-        row = {"step": self.step, "epoch": self.epoch, "loss": loss.item()}
-        row |= {f"{task} loss": value.item() for task, value in losses.items()}
+        values = accelerator.reduce(
+            torch.stack([loss.detach(), *(v.detach() for v in losses.values())]), "mean"
+        ).tolist()
+        row = {"step": self.step, "epoch": self.epoch, "loss": values[0]}
+        row |= {f"{task} loss": value for task, value in zip(losses, values[1:], strict=True)}
         self.history.append(row | {"lr": self.optimizer.param_groups[-1]["lr"]})
-
-
-def fingerprint(train, labels, epochs, batch_size, seed, precision):
-    """What must be the same for a checkpoint to be of the same run."""
-    data = hashlib.sha256("\0".join(train["text"]).encode())
-    for name, values in labels.items():
-        data.update(name.encode() + values.numpy().tobytes())
-    return {"epochs": epochs, "batch_size": batch_size, "seed": seed, "precision": precision, "data": data.hexdigest()}
-
-
-class Checkpoint:
-    """The state of a run in one safetensors file, which is replaced whole or not at all."""
-
-    def __init__(self, folder, run, same_run):
-        self.path = Path(folder, "checkpoint.safetensors") if folder is not None else None
-        self.run, self.same_run, self.saved = run, same_run, time.monotonic()
-
-    def save(self, end_of_epoch):
-        if self.path is None or not (end_of_epoch or time.monotonic() - self.saved > SAVE_SECONDS):
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        run, optimizer = self.run, self.run.optimizer.state_dict()
-        tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
-        for i, state in optimizer["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
-        facts = {"same_run": self.same_run, "step": run.step, "history": run.history, "groups": optimizer["param_groups"],
-                 "scheduler": {k: v for k, v in run.scheduler.state_dict().items() if k != "lr_lambdas"}}  # fmt: skip
-        new = self.path.with_suffix(".new")
-        save_file(tensors, new, metadata={"facts": json.dumps(facts)})
-        os.replace(new, self.path)
-        self.saved = time.monotonic()
-
-    def load(self):
-        if self.path is None or not self.path.is_file():
-            return
-        with safe_open(self.path, "pt") as file:
-            facts = json.loads(file.metadata()["facts"])
-            if facts["same_run"] != self.same_run:
-                changed = [key for key in self.same_run if facts["same_run"].get(key) != self.same_run[key]]
-                raise ValueError(
-                    f"{self.path} is of another run ({', '.join(changed)} differ): delete it, or choose another folder"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        run, state = self.run, {}
-        run.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, i, name = key.split(".")
-                state.setdefault(int(i), {})[name] = value
-        run.optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
-        run.scheduler.load_state_dict(facts["scheduler"] | {"lr_lambdas": [None] * len(facts["groups"])})
-        run.step, run.history = facts["step"], facts["history"]

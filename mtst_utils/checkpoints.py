@@ -1,0 +1,73 @@
+"""Going on after an interruption: the state of a training run in one file that is whole or not there.
+
+Taught in notebook 02, section 5.
+"""
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+SAVE_SECONDS = 20  # a checkpoint is written at the end of an epoch, and whenever the last one is older than this
+
+
+def fingerprint(run, train, labels, epochs, batch_size, seed, precision):
+    """What must be the same for a checkpoint to be of the same run."""
+    data = hashlib.sha256("\0".join(train["text"]).encode())
+    for name, values in labels.items():
+        data.update(name.encode() + values.numpy().tobytes())
+    groups = [
+        [group["initial_lr"], group["weight_decay"], len(group["params"])] for group in run.optimizer.param_groups
+    ]
+    return {
+        "epochs": epochs, "batch_size": batch_size, "seed": seed, "precision": precision, "data": data.hexdigest(),
+        "tasks": [repr(task) for task in run.model.tasks.values()], "optimizer": [type(run.optimizer).__name__, groups],
+    }  # fmt: skip
+
+
+class Checkpoint:
+    """The state of a run in one safetensors file, which is replaced whole or not at all."""
+
+    def __init__(self, folder, run, same_run):
+        self.path = Path(folder, "checkpoint.safetensors") if folder is not None else None
+        self.run, self.same_run, self.saved = run, same_run, time.monotonic()
+
+    def save(self, end_of_epoch):
+        if self.path is None or not (end_of_epoch or time.monotonic() - self.saved > SAVE_SECONDS):
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        run, optimizer = self.run, self.run.optimizer.state_dict()
+        tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
+        for i, state in optimizer["state"].items():
+            tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
+        facts = {"same_run": self.same_run, "step": run.step, "history": run.history, "groups": optimizer["param_groups"],
+                 "scheduler": {k: v for k, v in run.scheduler.state_dict().items() if k != "lr_lambdas"}}  # fmt: skip
+        new = self.path.with_suffix(".new")
+        save_file(tensors, new, metadata={"facts": json.dumps(facts)})
+        os.replace(new, self.path)
+        self.saved = time.monotonic()
+
+    def load(self):
+        if self.path is None or not self.path.is_file():
+            return
+        with safe_open(self.path, "pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+            if facts["same_run"] != self.same_run:
+                changed = [key for key in self.same_run if facts["same_run"].get(key) != self.same_run[key]]
+                raise ValueError(
+                    f"{self.path} is of another run ({', '.join(changed)} differ): delete it, or choose another folder"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        run, state = self.run, {}
+        run.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, i, name = key.split(".")
+                state.setdefault(int(i), {})[name] = value
+        run.optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
+        run.scheduler.load_state_dict(facts["scheduler"] | {"lr_lambdas": [None] * len(facts["groups"])})
+        run.step, run.history = facts["step"], facts["history"]

@@ -1,0 +1,72 @@
+"""Train the small task in processes that are killed at random moments; print what came of it as JSON.
+
+Processes are forked from one that has only imported, since importing takes longer than training.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import small
+import torch
+from safetensors import safe_open
+
+import mtst_utils as mtst
+from mtst_utils import checkpoints
+
+checkpoints.SAVE_SECONDS = -1  # after every step, so that many kills fall into the writing
+EPOCHS = 30
+
+
+def train(folder):
+    torch.set_num_threads(1)
+    model = small.model()
+    mtst.fit(model, small.frame(), epochs=EPOCHS, batch_size=8, precision="float32", checkpoint=folder, progress=False)
+
+
+def child(folder):
+    process = os.fork()
+    if process == 0:
+        train(folder)
+        os._exit(0)
+    return process
+
+
+def reached(folder):
+    file = Path(folder, "checkpoint.safetensors")
+    if not file.is_file():
+        return 0, None
+    with safe_open(file, "pt") as opened:
+        step = json.loads(opened.metadata()["facts"])["step"]
+        return step, {name: opened.get_tensor(name) for name in opened.keys() if name.startswith("model.")}  # noqa: SIM118
+
+
+def changed(file, since):
+    return file.is_file() and file.stat().st_mtime_ns != since
+
+
+def main(folder):
+    rng, steps, file = random.Random(0), [], folder / "killed" / "checkpoint.safetensors"
+    while len(steps) < 10:
+        before = file.stat().st_mtime_ns if file.is_file() else None
+        process = child(folder / "killed")
+        while not changed(file, before):  # until it trains
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.2))
+        os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        assert os.WIFSIGNALED(status), "it had finished before it was killed: nothing is tested"
+        steps.append(reached(folder / "killed")[0])
+    for name in ("killed", "whole"):
+        os.waitpid(child(folder / name), 0)
+    (last, a), (_, b) = reached(folder / "killed"), reached(folder / "whole")
+    same = a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    print(json.dumps({"kills": len(steps), "steps at the kills": steps, "steps": last, "same weights": same}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,270 @@
+"""fit, evaluate, checkpoints: what is learned, what is repeatable, what survives."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import small
+import torch
+
+import mtst_utils as mtst
+from mtst_utils import checkpoints
+from mtst_utils.speed import WordDropout, quick_dropout
+from mtst_utils.training import bucketed_batches, default_optimizer
+
+FRAME = small.frame()
+
+
+def fit(model, **options):
+    options = {"epochs": 2, "batch_size": 8, "precision": "float32", "progress": False} | options
+    return mtst.fit(model, options.pop("train", FRAME), options.pop("valid", None), **options)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_both_tasks_are_learned():
+    model = small.model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    history = fit(model, valid=FRAME, epochs=12, optimizer=optimizer)
+    assert history.epochs["valid animal accuracy"].iloc[-1] > 0.95
+    assert history.epochs["valid letter accuracy"].iloc[-1] > 0.95
+    assert not model.training
+
+
+def test_history():
+    history = fit(small.model(), valid=FRAME)
+    assert isinstance(history, mtst.History)
+    assert history.step.tolist() == list(range(1, 17))
+    assert history.epoch.tolist() == [0] * 8 + [1] * 8
+    assert np.allclose(history["animal loss"] + history["letter loss"], history["loss"])
+    assert len(history.epochs) == 2
+    assert history.epochs.step.tolist() == [8, 16]
+
+
+def test_same_seed_same_weights_other_seed_others():
+    models = [small.model() for _ in range(3)]
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        fit(model, seed=seed)
+    assert torch.equal(weights(models[0]), weights(models[1]))
+    assert not torch.equal(weights(models[0]), weights(models[2]))
+
+
+def test_every_parameter_with_a_gradient_moves():
+    # Peers have dropped the embeddings from the optimizer, or called no_grad inside forward.
+    model = small.model()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    fit(model)
+    still = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
+    assert still == {"encoder.backbone.pooler.dense.weight", "encoder.backbone.pooler.dense.bias"}
+
+
+def test_default_rates_start_low_and_end_at_zero():
+    rates = []
+
+    class Watch:
+        def on_start(self, run):
+            rates.append(run.optimizer.param_groups[-1]["lr"])
+
+        def on_step(self, run):
+            rates.append(run.optimizer.param_groups[-1]["lr"])
+
+    fit(small.model(), epochs=5, callbacks=[Watch()])
+    assert rates[-1] == 0
+    assert rates[0] == pytest.approx(1e-3 / 4)  # warm-up: 4 of 40 steps
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates.index(max(rates)) == 3
+
+
+def test_callbacks_are_called_in_order():
+    calls = []
+
+    class Watch:
+        def on_start(self, run):
+            calls.append(("start", run.step))
+
+        def on_epoch(self, run):
+            calls.append(("epoch", run.epoch))
+
+        def on_step(self, run):
+            calls.append(("step", run.step, len(run.history)))
+
+    fit(small.model(), batch_size=32, callbacks=[Watch()])
+    assert calls == [
+        ("start", 0),
+        ("epoch", 0),
+        ("step", 1, 1),
+        ("step", 2, 2),
+        ("epoch", 1),
+        ("step", 3, 3),
+        ("step", 4, 4),
+    ]
+
+
+class Interrupt:
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, run):
+        if run.step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", [1, 8, 11])
+def test_interrupted_training_goes_on_exactly(tmp_path, monkeypatch, step):
+    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", -1)  # after every step
+    whole = small.model()
+    expected = fit(whole, valid=FRAME)
+    with pytest.raises(KeyboardInterrupt):
+        fit(small.model(), valid=FRAME, checkpoint=tmp_path, callbacks=[Interrupt(step + 1)])
+    again = small.model()
+    history = fit(again, valid=FRAME, checkpoint=tmp_path)
+    assert torch.equal(weights(again), weights(whole))
+    pd.testing.assert_frame_equal(history, expected, check_exact=True)
+    finished = small.model()  # a finished run is not trained again
+    fit(finished, valid=FRAME, checkpoint=tmp_path, callbacks=[Interrupt(17)])
+    assert torch.equal(weights(finished), weights(whole))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 5}, "seed"),
+        ({"epochs": 3}, "epochs"),
+        ({"batch_size": 16}, "batch_size"),
+        ({"train": FRAME.assign(letter="b")}, "data"),
+        ({"train": FRAME[:-1]}, "data"),
+    ],
+)
+def test_checkpoint_of_another_run_is_refused(tmp_path, change, named):
+    fit(small.model(), checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=f"is of another run .{named} differ"):
+        fit(small.model(), checkpoint=tmp_path, **change)
+
+
+def test_checkpoint_of_another_optimizer_is_refused(tmp_path):
+    fit(small.model(), checkpoint=tmp_path)
+    model = small.model()
+    with pytest.raises(ValueError, match="optimizer differ"):
+        fit(model, checkpoint=tmp_path, optimizer=default_optimizer(model, base_lr=1e-5))
+
+
+def test_half_written_checkpoint_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
+    fit(small.model(), checkpoint=tmp_path)
+    good = (tmp_path / "checkpoint.safetensors").read_bytes()
+    (tmp_path / "checkpoint.new").write_bytes(good[: len(good) // 2])  # what a kill leaves
+    model = small.model()
+    fit(model, checkpoint=tmp_path, callbacks=[Interrupt(1)])  # the whole one is found: nothing is trained
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == good
+
+
+def test_ten_kills_and_the_same_weights(tmp_path):
+    done = subprocess.run([sys.executable, "tests/killed.py", str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["kills"] == 10
+    assert report["same weights"]
+    assert len(set(report["steps at the kills"])) > 3  # they fell at different moments
+    assert max(report["steps at the kills"]) < report["steps"]
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path):
+    expected = fit(small.model(dropout=0), epochs=1, batch_size=8)["loss"].tolist()
+    command = ["launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
+               "--dynamo_backend", "no", "tests/two_processes.py", str(tmp_path / "losses.json")]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": "tests"}
+    run = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *command]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / "losses.json").read_text()) == pytest.approx(expected, abs=1e-4)
+
+
+ROOT = __file__.rpartition("/tests/")[0]
+
+
+def test_batches_cover_everything_once_and_are_of_like_length():
+    lengths = np.random.default_rng(0).integers(3, 60, 1000).tolist()
+    batches = bucketed_batches(lengths, 32, seed=(0, 0))
+    assert sorted(i for batch in batches for i in batch) == list(range(1000))
+    assert all(len(batch) == 32 for batch in batches if len(batch) != 1000 % 32)
+    spread = np.mean([max(lengths[i] for i in b) - min(lengths[i] for i in b) for b in batches])
+    assert spread < 5  # at random it would be about 54
+    assert batches == bucketed_batches(lengths, 32, seed=(0, 0))
+    assert batches != bucketed_batches(lengths, 32, seed=(0, 1))
+    assert bucketed_batches([3] * 9, 4, world=2) == [b for b in bucketed_batches([3] * 9, 4) if len(b) > 1]
+
+
+def test_evaluate(tiny_encoder):
+    class Fixed(mtst.MultiTaskModel):
+        def probabilities(self, sentences, precision="auto"):
+            return {"mood": np.eye(3)[[0, 0, 1, 1, 0, 2]], "domain": np.eye(2)[[0, 0, 0, 1, 1, 1]]}
+
+    model = Fixed(tiny_encoder, [mtst.Task("mood", ("bad", "so", "good")), mtst.Task("domain", ("x", "y"))])
+    frame = pd.DataFrame({
+        "text": list("abcdef"), "mood": ["bad", "so", "so", "so", None, "good"], "domain": ["x", "x", "x", "y", "y", "y"],
+    })  # fmt: skip
+    table = mtst.evaluate(model, frame).set_index(["task", "domain"])
+    assert table.loc[("mood", "all"), ["n", "accuracy"]].tolist() == [5, 0.8]
+    # bad: 1 right of 2 said and 1 true (F1 2/3); so: 2 right of 2 said and 3 true (.8); good: 1
+    assert table.loc[("mood", "all"), "macro F1"] == pytest.approx((2 / 3 + 0.8 + 1) / 3)
+    assert table.loc[("mood", "y"), "n"] == 2
+    assert table.loc[("domain", "all"), "accuracy"] == 1
+    assert ("domain", "x") not in table.index
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (FRAME[:0], "the frame has no rows"),
+        (FRAME.drop(columns="text"), r"no column 'text'; it has \['animal', 'letter'\]"),
+        (FRAME[["text"]], r"none of the tasks \['animal', 'letter'\]"),
+        (FRAME.assign(letter="z"), "task 'letter', row 0: 'z' is not one of its labels"),
+    ],
+)
+def test_bad_frames(frame, message):
+    with pytest.raises(ValueError, match=message):
+        fit(small.model(), train=frame)
+    with pytest.raises(ValueError, match=message):
+        mtst.evaluate(small.model(), frame)
+
+
+def test_text_that_is_none_is_named():
+    with pytest.raises(TypeError, match=r"text\[2\] must be a string; got nan of type float"):
+        fit(small.model(), train=FRAME.assign(text=[*FRAME.text[:2], None, *FRAME.text[3:]]))
+
+
+def test_unlabelled_task_leaves_its_head_alone():
+    model = small.model()
+    before = model.heads["letter"].weight.detach().clone()
+    fit(model, train=FRAME.drop(columns="letter"))
+    assert torch.equal(model.heads["letter"].weight, before)
+
+
+def test_word_dropout_is_dropout():
+    torch.manual_seed(0)
+    x = torch.ones(400, 333, requires_grad=True)
+    layer = WordDropout(0.1)
+    y = layer(x)
+    kept = y != 0
+    assert kept.float().mean() == pytest.approx(0.9, abs=0.003)
+    assert torch.allclose(y[kept], torch.tensor(1 / 0.9))
+    assert kept.float().mean(0).std() == pytest.approx((0.09 / 400) ** 0.5, rel=0.15)  # independent, column by column
+    assert kept.float().mean(1).std() == pytest.approx((0.09 / 333) ** 0.5, rel=0.15)
+    y.sum().backward()
+    assert torch.equal(x.grad != 0, kept)
+    assert torch.equal(layer.eval()(x), x)
+    assert layer.train()(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_quick_dropout_gives_the_layers_back():
+    model = small.model()
+    with quick_dropout(model, torch.device("cpu")):
+        assert type(model.dropout) is WordDropout
+    assert type(model.dropout) is torch.nn.Dropout
+    with quick_dropout(model, torch.device("cuda")):
+        assert type(model.dropout) is torch.nn.Dropout
