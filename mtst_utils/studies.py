@@ -233,9 +233,9 @@ STUDIES = {
         name: partial(_baseline_run, name=name) for name in ("one human rater", "VADER", "TF-IDF + logistic regression")
     },
     "multitask": {
-        "joint": partial(_training_run, n=4000),
-        "domain only": partial(_training_run, n=4000, tasks=("domain",)),
-        "sentiment only": partial(_training_run, n=4000, tasks=("sentiment",)),
+        "joint": partial(_training_run, n=3000),
+        "domain only": partial(_training_run, n=3000, tasks=("domain",)),
+        "sentiment only": partial(_training_run, n=3000, tasks=("sentiment",)),
     },
     "combination": {
         "sum": partial(_combination_run, how=1.0),

@@ -1,0 +1,108 @@
+"""The notebooks as they are committed: run whole, compared, and fit to be read where they are hosted."""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+read = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@read
+def test_run_top_to_bottom_in_one_go(path):
+    # nbval runs a cell whose execution count is null, and compares nothing: a suite of such cells is green and empty.
+    assert [cell.execution_count for cell in code_cells(path)] == list(range(1, len(code_cells(path)) + 1))
+
+
+@read
+def test_outputs_are_compared(path):
+    """A cell may be left out of the comparison only for what differs from run to run, and then few are."""
+    cells = code_cells(path)
+    tags = [set(cell.metadata.get("tags", [])) for cell in cells]
+    assert set().union(*tags) <= {"nbval-ignore-output"}
+    assert sum(map(bool, tags)) <= 0.3 * len(cells)
+    assert not any("NBVAL" in cell.source for cell in cells)  # nbval also obeys comments
+    checks = [cell for cell in cells if any("Check passed" in o.get("text", "") for o in cell.outputs)]
+    assert len(checks) >= 5
+    assert not any("nbval-ignore-output" in cell.metadata.get("tags", []) for cell in checks)
+    for cell in checks:  # a check that prints must assert
+        assert any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(cell.source)))
+
+
+@read
+def test_no_errors_no_stderr_no_machine(path):
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr"
+    text = path.read_text()
+    assert not re.findall(r"(?<![\w.:/])/(?:home|root|work|opt|tmp)/\w+", text)
+    assert not re.findall(r"PROSE|RECAP|TODO|FIXME", text)
+
+
+@read
+def test_can_be_rendered_where_it_is_hosted(path):
+    assert path.stat().st_size < 500_000
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            assert not any("widget" in kind for kind in output.get("data", {}))
+
+
+@read
+def test_rhythm(path):
+    cells = nbformat.read(path, 4).cells
+    kinds = "".join("c" if cell.cell_type == "code" else "m" for cell in cells)
+    assert "ccc" not in kinds
+    lengths = sorted(len([line for line in cell.source.splitlines() if line.strip()]) for cell in code_cells(path))
+    assert lengths[-1] <= 25
+    assert lengths[len(lengths) // 2] <= 8
+    source = "\n".join(cell.source for cell in cells)
+    for part in (
+        "**The question.**",
+        "## Recap",
+        "## Asked in interviews",
+        "## Exercises",
+        "## References",
+        "**Predict**",
+    ):
+        assert part in source
+    assert len(re.findall(r"<details", source)) == len(re.findall(r"</details>", source)) >= 8
+
+
+@read
+def test_links_lead_somewhere(path):
+    source = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
+    for target in re.findall(r"\]\((?!http)([^)#]+)", source):
+        assert (path.parent / target).exists(), target
+
+
+def test_solutions_of_exercises_run(encoder, corpus):
+    """The folded solutions of notebook 01, as they stand there."""
+    import numpy as np
+    import torch
+
+    import mtst_utils as mtst
+    from mtst_utils import pooling, studies
+
+    source = next(c.source for c in nbformat.read(NOTEBOOKS[0], 4).cells if c.source.startswith("## Exercises"))
+    solutions = re.findall(r"```python\n(.*?)```", source, re.DOTALL)
+    assert len(solutions) == 3
+    names = {"mtst": mtst, "np": np, "torch": torch, "studies": studies, "triplets": mtst.load_triplets()[:20],
+             "corpus": corpus[:200], "backbone": encoder.backbone, "tokenizer": encoder.tokenizer}  # fmt: skip
+    before = dict(pooling.POOLINGS)
+    for solution in solutions:
+        exec(compile(solution, "solution", "exec"), names)
+    pooling.POOLINGS.clear()
+    pooling.POOLINGS.update(before)

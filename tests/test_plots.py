@@ -1,0 +1,68 @@
+"""Every figure draws what it is given, with a title and named axes."""
+
+import inspect
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from mtst_utils import plots
+
+EFFECTS = pd.DataFrame({"effect": [0.1, 0.0], "low": [0.05, -0.1], "high": [0.15, 0.1]}, index=["clear", "noise"])
+SCORES = pd.DataFrame([{"domain": d, "setting": s, "seed": k, "value": 0.5 + 0.1 * k} for d in "xy"
+                       for s, seeds in (("one human rater", 1), ("A", 1), ("B", 3)) for k in range(seeds)])  # fmt: skip
+HISTORY = pd.DataFrame({"step": range(1, 41), "epoch": [0] * 20 + [1] * 20, "a loss": 1.0, "b loss": 2.0})
+DRAWN = {
+    "token_grid": ([["a", "b"], ["c", "[PAD]"]], [[1, 1], [1, 0]], "T"),
+    "similarity_heatmap": (np.eye(4), ["x", "x", "y", "y"], "T"),
+    "embedding_map": (np.arange(8).reshape(4, 2), ["x", "x", "y", "y"], "T"),
+    "bars_with_intervals": (EFFECTS.rename(columns={"effect": "value"}), "T", "score"),
+    "lines": (pd.DataFrame({"a": [1, 2], "b": [2, 1]}), "T", "x", "y"),
+    "forest": (EFFECTS, "T", "difference"),
+    "learning_curves": (HISTORY, "T"),
+    "confusion": (["x", "y"], ["x", "x"], ("x", "y"), "T"),
+    "heatmap": (pd.DataFrame([[0.1, -0.2]], index=["row"], columns=["1", "2"]), "T", "x", "label", 1),
+    "paper_figure": (SCORES, "T"),
+}
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def test_every_figure_is_tested():
+    public = {name for name, f in inspect.getmembers(plots, inspect.isfunction) if f.__module__ == plots.__name__}
+    assert {name for name in public if not name.startswith("_")} == set(DRAWN)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_figure(name):
+    axes = getattr(plots, name)(*DRAWN[name])
+    assert axes.get_title(loc="left") == "T"
+    axes.figure.canvas.draw()
+    assert axes.has_data() or axes.patches
+    given = plt.subplots()[1]
+    assert getattr(plots, name)(*DRAWN[name], ax=given) is given
+
+
+def test_intervals_are_drawn_as_given():
+    bars = plots.forest(EFFECTS, "T", "difference").containers
+    ends = sorted(tuple(segment[:, 0].round(3)) for bar in bars for segment in bar[2][0].get_segments())
+    assert ends == [(-0.1, 0.1), (0.05, 0.15)]
+
+
+def test_confusion_rows_are_the_truth():
+    axes = plots.confusion(["x", "x", "x", "y"], ["x", "y", "y", "y"], ("x", "y"), "T")
+    texts = [
+        [t.get_text() for t in axes.texts if t.get_position() == (column, row)][0]
+        for row in (0, 1)
+        for column in (0, 1)
+    ]
+    assert texts == ["0.33", "0.67", "0.00", "1.00"]

@@ -1,0 +1,104 @@
+"""Studies go on where they stopped; baselines are what they say; what README says follows from the committed rows."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import mtst_utils as mtst
+from mtst_utils import baselines, studies
+from mtst_utils.intervals import t_interval
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_a_finished_run_is_never_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "RESULTS", tmp_path)
+    calls = []
+
+    def run(backbone, seed, scale):
+        calls.append(seed)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return 10, {"score": seed / 3, "other": 1}
+
+    monkeypatch.setitem(studies.STUDIES, "toy", {"only": run})
+    with pytest.raises(KeyboardInterrupt):
+        studies.run_study("toy", "b", seeds=4)
+    assert studies.run_study("toy", "b", seeds=4).seed.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert calls == [0, 1, 2, 2, 3]
+    rows = studies.results("toy")
+    assert list(rows.columns) == studies.COLUMNS
+    assert rows[rows.metric == "score"].value.tolist() == [0, 1 / 3, 2 / 3, 1]  # no digit lost
+    studies.run_study("toy", "other backbone", seeds=1)
+    assert calls[-1] == 0
+
+
+def test_with_intervals():
+    rows = pd.DataFrame({"backbone": "b", "setting": "s", "seed": 0, "n": 1, "value": [0.5, 0.4, 0.6, 9],
+                         "metric": ["a, b", "a, b, low", "a, b, high", "c"]})  # fmt: skip
+    table = studies.with_intervals(rows).set_index("metric")
+    assert table.loc["a, b", ["value", "low", "high"]].tolist() == [0.5, 0.4, 0.6]
+    assert table.loc["c", "value"] == 9
+
+
+def test_human_row_of_the_paper(corpus):
+    """Hutto & Gilbert 2014, table 4: r and F1 of one human rater, on the whole corpus."""
+    table = baselines.human_scores(corpus, mtst.load_human_ratings())
+    published = {"tweet": (0.888, 0.84), "movie review": (0.899, 0.92), "product review": (0.911, 0.85),
+                 "newspaper editorial": (0.745, 0.65)}  # fmt: skip
+    for domain, (r, f1) in published.items():
+        assert table.loc[domain, "r"] == pytest.approx(r, abs=0.004)
+        assert table.loc[domain, "sign F1"] == pytest.approx(f1, abs=0.005)
+    assert table["macro F1"].round(2).tolist() == pytest.approx([0.79, 0.69, 0.82, 0.70], abs=0.011)
+
+
+def test_sentiment_score_and_three_classes():
+    probability = np.array([[0.2, 0.3, 0.5]])
+    assert baselines.sentiment_score(probability) == pytest.approx([0.3])
+    assert baselines.sentiment_score(probability, ["positive", "neutral", "negative"]) == pytest.approx([-0.3])
+    assert baselines.three_class([-0.6, -0.5, 0, 0.5, 0.51]).tolist() == [
+        "negative",
+        "neutral",
+        "neutral",
+        "neutral",
+        "positive",
+    ]
+
+
+def test_paper_scores():
+    table = baselines.paper_scores(np.array([1.0, -1, 0.5, 2]), np.array([2.0, -2, 1, 4]), ["a"] * 4)
+    assert table.loc["a"].tolist() == pytest.approx([1, 1])
+    flipped = baselines.paper_scores(np.array([-1.0, 1, -0.5, -2]), np.array([2.0, -2, 1, 4]), ["a"] * 4)
+    assert flipped.loc["a"].tolist() == pytest.approx([-1, 0])
+
+
+def test_joint_training_reaches_what_was_asked():
+    rows = studies.results("paper").query("backbone == 'all-MiniLM-L6-v2' and setting == 'multi-task'")
+    assert rows.seed.nunique() >= 5
+    mean = rows.groupby("metric").value.mean()
+    assert mean["domain accuracy"] >= 0.95
+    assert mean["sentiment macro F1"] >= 0.72
+    base = studies.results("baselines").set_index(["setting", "metric"]).value
+    for domain, published in [("movie review", 0.75), ("product review", 0.63), ("newspaper editorial", 0.55)]:
+        ours = t_interval(rows[rows.metric == f"{domain}, sign F1"].value)[1]  # the interval's lower end
+        assert ours > max(
+            published, base["VADER", f"{domain}, sign F1"], base["TF-IDF + logistic regression", f"{domain}, sign F1"]
+        )
+    editorials = t_interval(rows[rows.metric == "newspaper editorial, sign F1"].value)
+    assert editorials[1] > base["one human rater", "newspaper editorial, sign F1"]
+
+
+def test_numbers_in_the_readme_follow_from_committed_rows():
+    rows = pd.concat([studies.results(name) for name in ("paper", "baselines")])
+    mean = rows.groupby(["setting", "metric"]).value.mean()
+    figures = re.findall(
+        r"^\| (tweets|movie reviews|product reviews|newspaper editorials) \|(.*)\|$", README, re.MULTILINE
+    )
+    assert len(figures) == 4
+    settings = ["one human rater", "VADER", "TF-IDF + logistic regression", "multi-task"]
+    for domain, cells in figures:
+        for setting, cell in zip(settings, cells.split("|"), strict=True):
+            assert float(cell.split()[0]) == pytest.approx(mean[setting, f"{domain[:-1]}, sign F1"], abs=0.0005)
