@@ -4,12 +4,8 @@ Each run is appended to data/results/NAME.csv as it ends; a finished run is neve
 """
 
 import argparse
-import csv
-import io
-import subprocess
 import time
 from functools import partial
-from importlib import metadata
 
 import numpy as np
 import pandas as pd
@@ -20,44 +16,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
+from mtst_utils import results
 from mtst_utils.backbones import DEFAULT, load_backbone
 from mtst_utils.baselines import human_scores, macro_f1, paper_scores, sentiment_score, tfidf, three_class, vader
-from mtst_utils.corpora import DATA, DOMAINS, SENTIMENTS, load_human_ratings, load_rated_sentences, load_triplets
-from mtst_utils.encoder import SentenceEncoder, has_bfloat16
+from mtst_utils.corpora import DOMAINS, SENTIMENTS, load_human_ratings, load_rated_sentences, load_triplets
+from mtst_utils.encoder import SentenceEncoder
 from mtst_utils.intervals import accuracy_of, bootstrap_score, wilson
 from mtst_utils.multitask import MultiTaskModel, Task
 from mtst_utils.pooling import first_token, masked_max, masked_mean
 from mtst_utils.training import fit, seed_everything
-
-RESULTS = DATA / "results"
-COLUMNS = [
-    "study",
-    "backbone",
-    "setting",
-    "seed",
-    "n",
-    "metric",
-    "value",
-    "seconds",
-    "device",
-    "precision",
-    "versions",
-    "commit",
-]
-
-
-def results(study):
-    """The committed rows of a study as a frame (empty if there are none)."""
-    path = RESULTS / f"{study}.csv"
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
-
-
-def with_intervals(rows):
-    """Result rows as one row per (backbone, setting, seed, metric) with the columns value, low, high (95 %)."""
-    parts = rows.metric.str.extract(r"^(.*?)(?:, (low|high))?$")
-    keys = ["backbone", "setting", "seed", "n", "metric"]
-    wide = rows.assign(metric=parts[0], part=parts[1].fillna("value")).pivot(index=keys, columns="part", values="value")
-    return wide.reset_index()[[*keys, "value", "low", "high"]]
 
 
 class FourPoolings(SentenceEncoder):
@@ -250,36 +217,14 @@ STUDIES = {
 
 def run_study(name, backbone=DEFAULT, seeds=5, scale="full", settings=None):
     """Run what is missing of a study, one row a metric appended as each run ends; returns all its rows."""
-    finished = set(results(name)[["backbone", "setting", "seed"]].itertuples(index=False, name=None))
+    finished = set(results.load(name)[["backbone", "setting", "seed"]].itertuples(index=False, name=None))
     chosen = settings or STUDIES[name]
     todo = [(setting, seed) for seed in range(seeds) for setting in chosen if (backbone, setting, seed) not in finished]
     for setting, seed in tqdm(todo, desc=f"{name}, {backbone}", unit="run"):
         started = time.perf_counter()
         n, metrics = STUDIES[name][setting](backbone, seed, scale)
-        append(name, backbone, setting, seed, n, metrics, time.perf_counter() - started)
-    return results(name)
-
-
-def append(study, backbone, setting, seed, n, metrics, seconds):
-    """Add one run's metrics to data/results, in a single write, so that a run is there whole or not at all."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    facts = [f"{seconds:.1f}", f"{device.type} x {torch.get_num_threads()}", "bfloat16" if has_bfloat16(device) else "float32",
-             " ".join(f"{p} {metadata.version(p)}" for p in ("torch", "transformers", "scikit-learn")), _commit()]  # fmt: skip
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path, text = RESULTS / f"{study}.csv", io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if not path.is_file():
-        writer.writerow(COLUMNS)
-    writer.writerows(
-        [study, backbone, setting, seed, n, metric, repr(float(value)), *facts] for metric, value in metrics.items()
-    )
-    with path.open("a") as file:
-        file.write(text.getvalue())
-
-
-def _commit():
-    command = ["git", "-C", str(DATA.parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+        results.append(name, backbone, setting, seed, n, metrics, time.perf_counter() - started)
+    return results.load(name)
 
 
 def main():
@@ -292,7 +237,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.name == "list":
         for name, settings in STUDIES.items():
-            rows = results(name)
+            rows = results.load(name)
             for setting in settings:
                 seeds = rows[rows.setting == setting].groupby("backbone").seed.nunique().to_dict()
                 print(f"{name:12} {setting:32} seeds: {seeds or 'missing'}")

@@ -61,7 +61,7 @@ def test_intervals_are_drawn_as_given():
 def test_confusion_rows_are_the_truth():
     axes = plots.confusion(["x", "x", "x", "y"], ["x", "y", "y", "y"], ("x", "y"), "T")
     texts = [
-        [t.get_text() for t in axes.texts if t.get_position() == (column, row)][0]
+        next(t.get_text() for t in axes.texts if t.get_position() == (column, row))
         for row in (0, 1)
         for column in (0, 1)
     ]

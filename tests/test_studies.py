@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 
 import mtst_utils as mtst
-from mtst_utils import baselines, studies
+from mtst_utils import baselines, results, studies
 from mtst_utils.intervals import t_interval
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def test_a_finished_run_is_never_run_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(studies, "RESULTS", tmp_path)
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
     calls = []
 
     def run(backbone, seed, scale):
@@ -29,8 +29,8 @@ def test_a_finished_run_is_never_run_again(tmp_path, monkeypatch):
         studies.run_study("toy", "b", seeds=4)
     assert studies.run_study("toy", "b", seeds=4).seed.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert calls == [0, 1, 2, 2, 3]
-    rows = studies.results("toy")
-    assert list(rows.columns) == studies.COLUMNS
+    rows = results.load("toy")
+    assert list(rows.columns) == results.COLUMNS
     assert rows[rows.metric == "score"].value.tolist() == [0, 1 / 3, 2 / 3, 1]  # no digit lost
     studies.run_study("toy", "other backbone", seeds=1)
     assert calls[-1] == 0
@@ -39,7 +39,7 @@ def test_a_finished_run_is_never_run_again(tmp_path, monkeypatch):
 def test_with_intervals():
     rows = pd.DataFrame({"backbone": "b", "setting": "s", "seed": 0, "n": 1, "value": [0.5, 0.4, 0.6, 9],
                          "metric": ["a, b", "a, b, low", "a, b, high", "c"]})  # fmt: skip
-    table = studies.with_intervals(rows).set_index("metric")
+    table = results.with_intervals(rows).set_index("metric")
     assert table.loc["a, b", ["value", "low", "high"]].tolist() == [0.5, 0.4, 0.6]
     assert table.loc["c", "value"] == 9
 
@@ -76,12 +76,12 @@ def test_paper_scores():
 
 
 def test_joint_training_reaches_what_was_asked():
-    rows = studies.results("paper").query("backbone == 'all-MiniLM-L6-v2' and setting == 'multi-task'")
+    rows = results.load("paper").query("backbone == 'all-MiniLM-L6-v2' and setting == 'multi-task'")
     assert rows.seed.nunique() >= 5
     mean = rows.groupby("metric").value.mean()
     assert mean["domain accuracy"] >= 0.95
     assert mean["sentiment macro F1"] >= 0.72
-    base = studies.results("baselines").set_index(["setting", "metric"]).value
+    base = results.load("baselines").set_index(["setting", "metric"]).value
     for domain, published in [("movie review", 0.75), ("product review", 0.63), ("newspaper editorial", 0.55)]:
         ours = t_interval(rows[rows.metric == f"{domain}, sign F1"].value)[1]  # the interval's lower end
         assert ours > max(
@@ -92,7 +92,7 @@ def test_joint_training_reaches_what_was_asked():
 
 
 def test_numbers_in_the_readme_follow_from_committed_rows():
-    rows = pd.concat([studies.results(name) for name in ("paper", "baselines")])
+    rows = pd.concat([results.load(name) for name in ("paper", "baselines")])
     mean = rows.groupby(["setting", "metric"]).value.mean()
     figures = re.findall(
         r"^\| (tweets|movie reviews|product reviews|newspaper editorials) \|(.*)\|$", README, re.MULTILINE

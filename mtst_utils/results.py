@@ -1,0 +1,51 @@
+"""The rows that studies leave in data/results: one per metric of a finished run, appended as it ends."""
+
+import csv
+import io
+import subprocess
+from importlib import metadata
+
+import pandas as pd
+import torch
+
+from mtst_utils.corpora import DATA
+from mtst_utils.encoder import has_bfloat16
+
+RESULTS = DATA / "results"
+COLUMNS = "study backbone setting seed n metric value seconds device precision versions commit".split()
+
+
+def load(study):
+    """The committed rows of a study as a frame (empty if there are none)."""
+    path = RESULTS / f"{study}.csv"
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
+
+
+def with_intervals(rows):
+    """Result rows as one row per (backbone, setting, seed, metric) with the columns value, low, high (95 %)."""
+    parts = rows.metric.str.extract(r"^(.*?)(?:, (low|high))?$")
+    keys = ["backbone", "setting", "seed", "n", "metric"]
+    wide = rows.assign(metric=parts[0], part=parts[1].fillna("value")).pivot(index=keys, columns="part", values="value")
+    return wide.reset_index()[[*keys, "value", "low", "high"]]
+
+
+def append(study, backbone, setting, seed, n, metrics, seconds):
+    """Add one run's metrics to data/results, in a single write, so that a run is there whole or not at all."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    facts = [f"{seconds:.1f}", f"{device.type} x {torch.get_num_threads()}", "bfloat16" if has_bfloat16(device) else "float32",
+             " ".join(f"{p} {metadata.version(p)}" for p in ("torch", "transformers", "scikit-learn")), _commit()]  # fmt: skip
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path, text = RESULTS / f"{study}.csv", io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if not path.is_file():
+        writer.writerow(COLUMNS)
+    writer.writerows(
+        [study, backbone, setting, seed, n, metric, repr(float(value)), *facts] for metric, value in metrics.items()
+    )
+    with path.open("a") as file:
+        file.write(text.getvalue())
+
+
+def _commit():
+    command = ["git", "-C", str(DATA.parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
