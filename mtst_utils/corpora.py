@@ -43,8 +43,8 @@ def load_sample_sentences():
 
 
 def load_triplets():
-    """The 150 hand-written triplets: columns anchor, paraphrase, distractor. The distractor shares more words with the
-    anchor than the paraphrase does, so that counting words picks the wrong one. Taught in notebook 01, section 5.
+    """The 150 hand-written triplets: columns anchor, paraphrase, distractor. By word overlap the
+    distractor is nearer to the anchor than the paraphrase, so that counting words picks the wrong one. Taught in notebook 01, section 5.
     """
     return pd.read_csv(DATA / "triplets.csv")
 

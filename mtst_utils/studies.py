@@ -152,8 +152,8 @@ class UncertaintyWeighted(MultiTaskModel):
         return sum(value * (-self.log_variance[name]).exp() + self.log_variance[name] for name, value in losses.items())
 
 
-def _combination_run(backbone, seed, scale, how, n=2000, epochs=2):
-    """One way of training both tasks, all on the same 2,000 sentences and the same number of steps for each task."""
+def _combination_run(backbone, seed, scale, how, n=1500, epochs=2):
+    """One way of training both tasks, all on the same 1,500 sentences and the same number of steps for each task."""
     corpus = load_rated_sentences()
     train = corpus[corpus.split == "train"].sample(n if scale == "full" else 300, random_state=seed)
     model = new_model(backbone, seed=seed, **({"sentiment": how} if isinstance(how, float) else {}))
