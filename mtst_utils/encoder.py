@@ -86,6 +86,12 @@ class SentenceEncoder(nn.Module):
                 ids[i] = row
         return ids, len(long)
 
+    def warn_of_cuts(self, cut, total, stacklevel):
+        """One warning with the number of sentences that were cut, if there are any."""
+        if cut:
+            message = f"{cut} of {total} sentences are longer than max_length={self.max_length} tokens and were cut there"
+            warnings.warn(message, stacklevel=stacklevel)
+
     def collate(self, ids):
         """A list of token id lists -> (input_ids, attention_mask), both [B, T], padded to the longest, on our device."""
         rows = [torch.tensor(row) for row in ids]
@@ -118,9 +124,7 @@ class SentenceEncoder(nn.Module):
                     pooled = self(*self.collate([ids[i] for i in batch]))
                     embeddings[[start + i for i in batch]] = pooled.float().cpu().numpy()
                     bar.update(len(batch))
-        if cut:
-            warnings.warn(f"{cut} of {len(sentences)} sentences are longer than max_length={self.max_length} tokens "
-                          "and were cut there", stacklevel=2)  # fmt: skip
+        self.warn_of_cuts(cut, len(sentences), stacklevel=3)
         return embeddings
 
     def save_pretrained(self, folder):

@@ -153,7 +153,9 @@ def encode_labels(model, frame):
 def encode_frame(model, frame):
     """A frame as token id lists [N] and {task name: LongTensor [N]}."""
     labels = encode_labels(model, frame)
-    return model.encoder.tokenize(checked_sentences(frame["text"], "text"))[0], labels
+    ids, cut = model.encoder.tokenize(checked_sentences(frame["text"], "text"))
+    model.encoder.warn_of_cuts(cut, len(ids), stacklevel=4)
+    return ids, labels
 
 
 def bucketed_batches(lengths, batch_size, world=1, seed=0):

@@ -238,6 +238,12 @@ def test_text_that_is_none_is_named():
         fit(small.model(), train=FRAME.assign(text=[*FRAME.text[:2], None, *FRAME.text[3:]]))
 
 
+def test_sentences_that_are_cut_are_counted():
+    with pytest.warns(UserWarning, match="2 of 64 sentences are longer than max_length=40 tokens") as caught:
+        fit(small.model(), train=FRAME.assign(text=["a " * 90, "b " * 90, *FRAME.text[2:]]), epochs=1)
+    assert caught[0].filename == __file__
+
+
 def test_unlabelled_task_leaves_its_head_alone():
     model = small.model()
     before = model.heads["letter"].weight.detach().clone()
