@@ -33,7 +33,8 @@ class History(pd.DataFrame):
     @property
     def epochs(self):
         """The rows that hold validation scores."""
-        return self.dropna(axis="columns", how="all").dropna()
+        scores = [name for name in self.columns if name.startswith("valid ")]
+        return self.dropna(subset=scores) if scores else self[:0]
 
 
 def seed_everything(seed):

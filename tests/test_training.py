@@ -45,6 +45,7 @@ def test_history():
     assert np.allclose(history["animal loss"] + history["letter loss"], history["loss"])
     assert len(history.epochs) == 2
     assert history.epochs.step.tolist() == [8, 16]
+    assert len(fit(small.model()).epochs) == 0  # no validation, no scores
 
 
 def test_same_seed_same_weights_other_seed_others():
