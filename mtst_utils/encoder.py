@@ -89,7 +89,9 @@ class SentenceEncoder(nn.Module):
     def warn_of_cuts(self, cut, total, stacklevel):
         """One warning with the number of sentences that were cut, if there are any."""
         if cut:
-            message = f"{cut} of {total} sentences are longer than max_length={self.max_length} tokens and were cut there"
+            message = (
+                f"{cut} of {total} sentences are longer than max_length={self.max_length} tokens and were cut there"
+            )
             warnings.warn(message, stacklevel=stacklevel)
 
     def collate(self, ids):

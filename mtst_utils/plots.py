@@ -109,7 +109,7 @@ def forest(table, title, xlabel, ax=None):
         errors = [part["effect"] - part["low"], part["high"] - part["effect"]]
         ax.errorbar(part["effect"], position[chosen], xerr=errors, fmt=marker, color=color, capsize=3)
     ax.axvline(0, color="black", linewidth=1)
-    ax.set(title=title, xlabel=xlabel, yticks=position)
+    ax.set(title=title, xlabel=xlabel, yticks=position, ylim=(-0.6, len(table) - 0.4))
     ax.set_yticklabels(table.index)
     return ax
 
@@ -170,20 +170,19 @@ def paper_figure(scores, title, human="one human rater", ax=None):
         list(dict.fromkeys(scores["domain"])),
         [s for s in dict.fromkeys(scores["setting"]) if s != human],
     )
-    width = 0.8 / len(systems)
     values = scores.groupby(["setting", "domain"])["value"]
-    for i, (system, color) in enumerate(zip(systems, [COLORS[1], COLORS[5], COLORS[0]], strict=False)):
+    for i, (system, color, marker) in enumerate(zip(systems, [COLORS[1], COLORS[5], COLORS[0]], "s^o", strict=False)):
         for j, domain in enumerate(domains):
             seeds = values.get_group((system, domain))
             mean, low, high = t_interval(seeds) if len(seeds) > 1 else (seeds.mean(),) * 3
-            x = j - 0.4 + (i + 0.5) * width
-            ax.bar(x, mean, width * 0.92, color=color, label=system if j == 0 else None)
-            ax.errorbar(x, mean, yerr=[[mean - low], [high - mean]], color="black", capsize=3)
-            ax.text(x, high + 0.01, f"{mean:.2f}", ha="center", fontsize=10)
+            x = j + 0.28 * (i - (len(systems) - 1) / 2)
+            ax.errorbar(x, mean, yerr=[[mean - low], [high - mean]], fmt=marker, color=color, markersize=9, capsize=4,
+                        label=system if j == 0 else None)  # fmt: skip
+            ax.text(x + 0.05, mean, f"{mean:.2f}", va="center", fontsize=9)
     for j, domain in enumerate(domains):
         level = values.get_group((human, domain)).mean()
-        ax.plot([j - 0.42, j + 0.42], [level, level], color="black", linewidth=2.2, label=human if j == 0 else None)
-    ax.set(title=title, ylabel="sign F1, weighted by support", xticks=range(len(domains)), ylim=(0.4, 1.05))
+        ax.plot([j - 0.42, j + 0.42], [level, level], color="black", linewidth=1.6, label=human if j == 0 else None)
+    ax.set(title=title, ylabel="sign F1, weighted by support", xticks=range(len(domains)), ylim=(0.5, 1))
     ax.set_xticklabels(domains)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4)
     return ax

@@ -102,3 +102,24 @@ def test_numbers_in_the_readme_follow_from_committed_rows():
     for domain, cells in figures:
         for setting, cell in zip(settings, cells.split("|"), strict=True):
             assert float(cell.split()[0]) == pytest.approx(mean[setting, f"{domain[:-1]}, sign F1"], abs=0.0005)
+
+
+def test_findings_in_the_readme_follow_from_committed_rows():
+    mean = results.load("paper").groupby("metric").value.mean()
+    stated = re.search(r"Domain accuracy (0\.\d+), sentiment macro F1 (0\.\d+)", README)
+    assert float(stated[1]) == pytest.approx(mean["domain accuracy"], abs=0.0005)
+    assert float(stated[2]) == pytest.approx(mean["sentiment macro F1"], abs=0.0005)
+    wide = results.load("multitask").pivot_table(index="seed", columns=["setting", "metric"], values="value")
+    assert len(wide) >= 5
+    _, low, high = t_interval(wide["joint", "domain accuracy"] - wide["domain only", "domain accuracy"])
+    assert low < 0 < high  # "not distinguishable"
+    effect, _, high = t_interval(wide["joint", "sentiment macro F1"] - wide["sentiment only", "sentiment macro F1"])
+    assert high < 0  # "behind"
+    assert effect == pytest.approx(-0.01, abs=0.005)  # "about one point"
+    choices = (
+        results.load("choices")
+        .query("seed == 0 and metric == 'mean, sentiment macro F1'")
+        .set_index(["backbone", "setting"])
+    )
+    gain = choices.value["all-MiniLM-L6-v2", "pretrained"] - choices.value["all-MiniLM-L6-v2", "random"]
+    assert gain == pytest.approx(0.16, abs=0.005)
