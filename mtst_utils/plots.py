@@ -7,7 +7,7 @@ import numpy as np
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
 GREY = "#8C8C8C"
 STYLE = {
-    "figure.dpi": 100, "savefig.dpi": 100, "figure.constrained_layout.use": True, "figure.facecolor": "white",
+    "figure.dpi": 84, "savefig.dpi": 84, "figure.constrained_layout.use": True, "figure.facecolor": "white",
     "font.size": 11, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "legend.frameon": False,
     "axes.prop_cycle": plt.cycler(color=COLORS), "figure.max_open_warning": 0,
