@@ -88,6 +88,7 @@ def test_links_lead_somewhere(path):
         assert (path.parent / target).exists(), target
 
 
+@pytest.mark.filterwarnings("ignore:.*were cut there")
 def test_solutions_of_exercises_run(encoder, corpus):
     """The folded solutions of notebook 01, as they stand there."""
     import numpy as np
