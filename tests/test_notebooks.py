@@ -75,7 +75,7 @@ def test_rhythm(path):
         "## Asked in interviews",
         "## Exercises",
         "## References",
-        "**Predict**",
+        "<b>Predict</b>",
     ):
         assert part in source
     assert len(re.findall(r"<details", source)) == len(re.findall(r"</details>", source)) >= 8
