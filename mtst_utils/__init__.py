@@ -10,6 +10,7 @@ from mtst_utils.corpora import (
     load_triplets,
 )
 from mtst_utils.encoder import SentenceEncoder, cosine_matrix
+from mtst_utils.freezing import GradualUnfreezing, freeze, parameter_report, unfreeze, unfreeze_top_blocks
 from mtst_utils.layers import layer_stack
 from mtst_utils.learning_rates import layerwise_lr_groups, lr_table, warmup_linear
 from mtst_utils.multitask import MultiTaskModel, MultiTaskOutput, Task

@@ -36,12 +36,13 @@ class Checkpoint:
         self.path = Path(folder, "checkpoint.safetensors") if folder is not None else None
         self.run, self.same_run, self.saved = run, same_run, time.monotonic()
 
-    def save(self, end_of_epoch):
+    def save(self, whole, end_of_epoch):
         if self.path is None or not (end_of_epoch or time.monotonic() - self.saved > SAVE_SECONDS):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         run, optimizer = self.run, self.run.optimizer.state_dict()
-        tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
+        with whole():
+            tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
         for i, state in optimizer["state"].items():
             tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
         facts = {"same_run": self.same_run, "step": run.step, "history": run.history, "groups": optimizer["param_groups"],

@@ -82,3 +82,17 @@ def layer_stack(backbone):
             modules[depth].append(present[prefix])
     names = ["embeddings", *(f"block {i}" for i in range(count))]
     return LayerStack(Layer(*row) for row in zip(names, map(tuple, modules), parameters, strict=True))
+
+
+def by_weight_decay(name, parameters, lr, weight_decay):
+    """Optimizer groups for one layer: its matrices, and its vectors (biases, normalisation weights) without weight decay.
+
+    By the shape and not by the name: MPNet's table of relative positions is called a bias, but is an embedding.
+    """
+    parameters, groups = list(parameters), []
+    for suffix, decays in (("", True), (", no weight decay", False)):
+        chosen = [p for p in parameters if (p.ndim > 1) == decays]
+        if chosen:
+            options = {"name": name + suffix, "layer": name, "lr": lr, "weight_decay": weight_decay * decays}
+            groups.append({"params": chosen, **options})
+    return groups

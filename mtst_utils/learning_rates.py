@@ -6,7 +6,7 @@ Taught in notebook 04.
 import pandas as pd
 from torch.optim.lr_scheduler import LambdaLR
 
-from mtst_utils.layers import layer_stack
+from mtst_utils.layers import by_weight_decay, layer_stack
 
 
 def layerwise_lr_groups(model, base_lr=1e-4, decay=0.95, head_lr=None, weight_decay=0.01):
@@ -28,14 +28,9 @@ def layerwise_lr_groups(model, base_lr=1e-4, decay=0.95, head_lr=None, weight_de
     layers = [(layer.name, rate, list(layer.parameters.values())) for layer, rate in zip(stack, rates, strict=True)]
     placed = {id(parameter) for _, _, parameters in layers for parameter in parameters}
     heads = [parameter for parameter in model.parameters() if id(parameter) not in placed]
-    groups = []
-    for name, rate, parameters in [*layers, ("heads", head_lr or base_lr, heads)]:
-        for suffix, decays in (("", True), (", no weight decay", False)):
-            chosen = [p for p in parameters if p.requires_grad and (p.ndim > 1) == decays]
-            if chosen:
-                options = {"name": name + suffix, "layer": name, "lr": rate, "weight_decay": weight_decay * decays}
-                groups.append({"params": chosen, **options})
-    return groups
+    layers.append(("heads", head_lr or base_lr, heads))
+    return [group for name, rate, parameters in layers
+            for group in by_weight_decay(name, [p for p in parameters if p.requires_grad], rate, weight_decay)]  # fmt: skip
 
 
 def lr_table(groups):

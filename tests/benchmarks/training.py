@@ -3,10 +3,6 @@
 python -m tests.benchmarks.training [--sentences 1920] [--repeats 5]
 """
 
-import argparse
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
@@ -17,6 +13,7 @@ import mtst_utils as mtst
 from mtst_utils.corpora import DOMAINS, SENTIMENTS
 from mtst_utils.encoder import has_bfloat16
 from mtst_utils.training import default_optimizer, encode_frame
+from tests.benchmarks.common import compare
 
 
 def new_model():
@@ -52,43 +49,23 @@ def trainer(frame, best):
     return time.perf_counter() - started
 
 
+def after_warm_up(run):
+    """The seconds of a run, after a small one for compiled kernels and file caches."""
+
+    def measured(sentences):
+        corpus = mtst.load_rated_sentences()
+        frame = corpus[corpus.split == "train"].sample(sentences, random_state=0)
+        run(frame[:320])
+        return run(frame)
+
+    return measured
+
+
 RUNS = {
-    "HF Trainer, plain": lambda frame: trainer(frame, best=False),
-    "HF Trainer, best": lambda frame: trainer(frame, best=True),
-    "fit": ours,
+    "HF Trainer, plain": after_warm_up(lambda frame: trainer(frame, best=False)),
+    "HF Trainer, best": after_warm_up(lambda frame: trainer(frame, best=True)),
+    "fit": after_warm_up(ours),
 }
 
-
-def measure(name, sentences):
-    """Seconds of one run in a process of its own: `fit` changes how malloc keeps memory, which would help the peer, too."""
-    command = [sys.executable, "-m", "tests.benchmarks.training", "--sentences", str(sentences), "--only", name]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sentences", type=int, default=1920)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", choices=RUNS, help="measure this one, after a warm-up, and print its seconds")
-    arguments = parser.parse_args()
-    if arguments.only:
-        corpus = mtst.load_rated_sentences()
-        frame = corpus[corpus.split == "train"].sample(arguments.sentences, random_state=0)
-        RUNS[arguments.only](frame[:320])  # compiled kernels, file caches
-        print("\n", RUNS[arguments.only](frame))
-        return
-    seconds = {name: [] for name in RUNS}
-    for _ in range(arguments.repeats):
-        for name in RUNS:
-            seconds[name].append(measure(name, arguments.sentences))
-    print(
-        f"{arguments.sentences} sentences, batch 32, {arguments.repeats} repeats in turn, {torch.get_num_threads()} threads"
-    )
-    for name, values in seconds.items():
-        ratios = [best / own for best, own in zip(seconds["HF Trainer, best"], values, strict=True)]
-        print(f"{name:18} {arguments.sentences / statistics.median(values):6.0f} sentences/s; "
-              f"speed relative to HF Trainer, best: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
-
-
 if __name__ == "__main__":
-    main()
+    compare("one epoch, everything trainable", "tests.benchmarks.training", RUNS, "HF Trainer, best", 1920, __doc__)

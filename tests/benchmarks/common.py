@@ -1,0 +1,57 @@
+"""What every benchmark does: each run in a process of its own, in turn, several repeats; a table of ratios, kept as CSV."""
+
+import argparse
+import platform
+import statistics
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from mtst_utils.results import RESULTS
+
+
+def machine():
+    """The processor, its threads, and the versions that matter, in one line."""
+    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    versions = " ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers"))
+    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, {versions}"
+
+
+def _lines(path):
+    return Path(path).read_text().splitlines() if Path(path).is_file() else []
+
+
+def compare(question, module, runs, peer, items, description):
+    """The command line of a benchmark. runs: {name: function(items) -> seconds}; peer: the name others are compared with.
+
+    Each run starts anew, since one may change what helps the next (how malloc keeps memory); items: sentences by default.
+    Prints speed relative to the peer, and replaces this question's rows in data/results/benchmarks.csv.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--sentences", type=int, default=items)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", choices=runs, help="measure this one and print its seconds")
+    arguments = parser.parse_args()
+    if arguments.only:
+        print("\n", runs[arguments.only](arguments.sentences))
+        return
+    seconds = {name: [] for name in runs}
+    for _ in range(arguments.repeats):
+        for name in runs:
+            command = [sys.executable, "-m", module, "--sentences", str(arguments.sentences), "--only", name]
+            out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            seconds[name].append(float(out.split()[-1]))
+    print(f"{question}: {arguments.sentences} sentences, {arguments.repeats} repeats in turn, {machine()}")
+    for name, values in seconds.items():
+        ratios = [best / own for best, own in zip(seconds[peer], values, strict=True)]
+        print(f"{name:40} {arguments.sentences / statistics.median(values):8.0f} sentences/s; {statistics.median(ratios):7.2f} "
+              f"({min(ratios):.2f} to {max(ratios):.2f}) times {peer}")  # fmt: skip
+    path = RESULTS / "benchmarks.csv"
+    old = pd.read_csv(path).query("question != @question") if path.is_file() else None
+    rows = [{"question": question, "run": name, "repeat": i, "sentences": arguments.sentences, "seconds": round(value, 4),
+             "machine": machine()} for name, values in seconds.items() for i, value in enumerate(values)]  # fmt: skip
+    pd.concat([old, pd.DataFrame(rows)]).to_csv(path, index=False)
