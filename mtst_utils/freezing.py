@@ -126,13 +126,13 @@ class GradualUnfreezing:
     def on_start(self, run):
         backbone, optimizer, overall = run.model.encoder.backbone, run.optimizer, run.scheduler.lr_lambdas[0]
         table = self.schedule(run.model, run.total_steps).set_index("layer")
-        self.joins = {layer: table.step[layer.name] for layer in layer_stack(backbone)}
-        own = {id(parameter) for layer in self.joins for parameter in layer.parameters.values()}
+        self.waiting = [(table.step[layer.name], layer) for layer in layer_stack(backbone)]
+        own = {id(parameter) for _, layer in self.waiting for parameter in layer.parameters.values()}
         for group in optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
         optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         factors = [overall] * len(optimizer.param_groups)
-        for layer, step in self.joins.items():
+        for step, layer in self.waiting:
             lr = float(table.lr[layer.name])
             for group in by_weight_decay(layer.name, layer.parameters.values(), lr, self.weight_decay):
                 optimizer.add_param_group(group | {"initial_lr": lr})
@@ -141,12 +141,12 @@ class GradualUnfreezing:
         freeze(backbone)
 
     def before_step(self, run):
-        for layer, step in list(self.joins.items()):
+        for step, layer in self.waiting:
             if step <= run.step:
-                del self.joins[layer]
                 for module in layer.modules:
                     unfreeze(module)
-        run.same_until = min(self.joins.values(), default=run.total_steps)
+        self.waiting = [(step, layer) for step, layer in self.waiting if step > run.step]
+        run.same_until = min((step for step, _ in self.waiting), default=run.total_steps)
 
 
 def _joined(overall, joins, warmup, step):

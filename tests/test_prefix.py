@@ -1,0 +1,133 @@
+"""The frozen-prefix cache: the same losses as without it, used where it applies, and never beyond memory."""
+
+import conftest
+import pytest
+import small
+import torch
+
+import mtst_utils as mtst
+from mtst_utils import prefix, studies
+
+FRAME = small.frame()
+
+
+def model_of(kind, depth=None):
+    mtst.seed_everything(0)
+    encoder = mtst.SentenceEncoder(conftest.tiny_backbone(kind), conftest.tiny_tokenizer())
+    tasks = [mtst.Task("animal", ("cat", "other")), mtst.Task("letter", ("b", "c"))]
+    model = mtst.MultiTaskModel(encoder, tasks)
+    if depth is not None:
+        mtst.unfreeze_top_blocks(model, depth)
+    return model
+
+
+def fit(model, **options):
+    return mtst.fit(model, FRAME, **{"epochs": 3, "batch_size": 8, "precision": "float32", "progress": False} | options)
+
+
+class Count:
+    """How often the lowest block ran, step by step."""
+
+    def __init__(self, model):
+        self.block, self.runs = mtst.layer_stack(model.encoder.backbone)[1].modules[0], []
+
+    def on_start(self, run):
+        self.runs.append(0)
+        self.handle = self.block.register_forward_hook(lambda *_: self.runs.append(self.runs.pop() + 1))
+
+    def on_step(self, run):
+        self.runs.append(0)
+
+
+@pytest.mark.parametrize("kind", conftest.CONFIGS)
+@pytest.mark.parametrize("depth", [0, 1])
+def test_same_losses_and_weights_as_without(monkeypatch, kind, depth):
+    models = [model_of(kind, depth) for _ in range(2)]
+    count = Count(models[0])
+    cached = fit(models[0], callbacks=[count])
+    monkeypatch.setattr(prefix, "MEMORY", 0)
+    plain = fit(models[1])
+    assert cached.loss.to_numpy() == pytest.approx(plain.loss.to_numpy(), abs=1e-5)
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    whole_only = kind in prefix.WHOLE_ONLY and depth > 0
+    assert (sum(count.runs[1:]) > 0) == whole_only  # after the first step, what is frozen is never run again
+    assert count.runs[0] > 0
+
+
+def test_the_real_backbone_gives_the_same_losses(monkeypatch, corpus):
+    frame = corpus[corpus.split == "train"].sample(48, random_state=0)
+    histories = []
+    for memory in (0.5, 0):
+        monkeypatch.setattr(prefix, "MEMORY", memory)
+        model = studies.new_model()
+        mtst.unfreeze_top_blocks(model, 2)
+        histories.append(mtst.fit(model, frame, epochs=2, batch_size=16, precision="float32", progress=False))
+    assert histories[0].loss.to_numpy() == pytest.approx(histories[1].loss.to_numpy(), abs=1e-5)
+
+
+def test_a_part_that_is_not_the_lowest_is_no_prefix():
+    model = model_of("bert")
+    mtst.freeze(model.encoder.backbone.encoder.layer[0])  # the embeddings below learn
+    count = Count(model)
+    fit(model, callbacks=[count], epochs=2)
+    assert count.runs[:16] == [1] * 16
+
+
+def test_requires_grad_alone_keeps_dropout_and_is_not_cached():
+    model = model_of("bert")
+    model.encoder.backbone.requires_grad_(False)
+    count = Count(model)
+    fit(model, callbacks=[count], epochs=2)
+    assert count.runs[:16] == [1] * 16
+
+
+def test_one_epoch_is_not_worth_a_cache():
+    model = model_of("bert", 0)
+    count = Count(model)
+    fit(model, callbacks=[count], epochs=1)
+    assert count.runs[:8] == [1] * 8
+
+
+def test_too_large_for_memory_falls_back_and_says_so(monkeypatch):
+    class Tiny:
+        available = 1000
+
+    monkeypatch.setattr(prefix.psutil, "virtual_memory", Tiny)
+    models = [model_of("bert", 1) for _ in range(2)]
+    count = Count(models[0])
+    with pytest.warns(UserWarning, match=r"frozen layers' outputs would take .* training without a cache") as warned:
+        slow = fit(models[0], callbacks=[count], epochs=2)
+    assert len(warned) == 1
+    assert count.runs[:16] == [1] * 16
+    monkeypatch.undo()
+    assert fit(models[1], epochs=2).loss.to_numpy() == pytest.approx(slow.loss.to_numpy(), abs=1e-5)
+
+
+def test_unfreezing_during_training_renews_the_cache(monkeypatch):
+    histories = []
+    for memory in (0.5, 0):
+        monkeypatch.setattr(prefix, "MEMORY", memory)
+        model = model_of("bert")
+        unfreezing = mtst.GradualUnfreezing(0.3, 0.8, base_lr=1e-3)
+        histories.append(fit(model, epochs=8, callbacks=[unfreezing]).loss.to_numpy())
+    assert histories[0] == pytest.approx(histories[1], abs=1e-5)
+
+
+def test_model_is_whole_afterwards_even_when_interrupted():
+    class Interrupt:
+        def on_step(self, run):
+            if run.step == 10:
+                raise KeyboardInterrupt
+
+    for depth in (0, 1, 2):
+        model = model_of("bert", depth)
+        names, texts = list(model.state_dict()), FRAME.text.tolist()
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, callbacks=[Interrupt()])
+        assert list(model.state_dict()) == names
+        assert "forward" not in vars(model.encoder)
+        assert "forward" not in vars(model.encoder.backbone.embeddings)
+        fresh = model_of("bert")
+        fresh.load_state_dict(model.state_dict())
+        assert model.predict(texts).equals(fresh.predict(texts))
