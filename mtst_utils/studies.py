@@ -22,9 +22,18 @@ from mtst_utils.baselines import human_scores, macro_f1, paper_scores, sentiment
 from mtst_utils.corpora import DOMAINS, SENTIMENTS, load_human_ratings, load_rated_sentences, load_triplets
 from mtst_utils.encoder import SentenceEncoder
 from mtst_utils.intervals import accuracy_of, bootstrap_score, wilson
-from mtst_utils.multitask import MultiTaskModel, Task
+from mtst_utils.multitask import MultiTaskModel
 from mtst_utils.pooling import first_token, masked_max, masked_mean
-from mtst_utils.training import fit, seed_everything
+from mtst_utils.training import fit
+from mtst_utils.transfer import (
+    LABELS,
+    forgetting_run,
+    labels_run,
+    new_model,
+    out_of_domain_run,
+    transfer_run,
+    untrained_run,
+)
 
 
 class FourPoolings(SentenceEncoder):
@@ -98,14 +107,6 @@ def _choices_run(backbone, seed, scale, weights):
         name = f"{row.pooling}, {row.metric}"
         metrics |= {name: row.value, f"{name}, low": row.low, f"{name}, high": row.high}
     return 4000, metrics
-
-
-def new_model(backbone=None, tasks=("domain", "sentiment"), seed=0, **weights):
-    """An untrained MultiTaskModel for the rated sentences; weights: {task name: its weight in the loss}."""
-    seed_everything(seed)
-    labels = {"domain": tuple(DOMAINS), "sentiment": SENTIMENTS}
-    encoder = SentenceEncoder.from_pretrained(backbone)
-    return MultiTaskModel(encoder, [Task(name, labels[name], weights.get(name, 1.0)) for name in tasks])
 
 
 def scores_on(model, test):
@@ -192,6 +193,10 @@ def _baseline_run(backbone, seed, scale, name):
     )
 
 
+FORGETTING = ("head A frozen", "head A not frozen", "a tenth of the rate", "backbone frozen", "distillation", "replay",
+              "L2 to the start", "joint", "joint, head A frozen")  # fmt: skip
+FORGETTING_HARD = ("head A frozen", "a tenth of the rate", "distillation", "replay", "L2 to the start")
+
 # {study: {setting: function(backbone, seed, scale) -> (training sentences, {metric: value})}}
 STUDIES = {
     "choices": {w: partial(_choices_run, weights=w) for w in ("pretrained", "random")},
@@ -211,6 +216,28 @@ STUDIES = {
         "uncertainty weighting": partial(_combination_run, how="uncertainty"),
         "domain, then sentiment": partial(_combination_run, how=("domain", "sentiment")),
         "sentiment, then domain": partial(_combination_run, how=("sentiment", "domain")),
+    },
+    "untrained": {w: partial(untrained_run, pretrained=w == "pretrained") for w in ("pretrained", "random")},
+    "labels": {
+        f"{recipe}, {n or 'all'}": partial(labels_run, n=n, recipe=recipe)
+        for n in LABELS
+        for recipe in ("backbone frozen", "everything trained")
+    },
+    "forgetting": {how: partial(forgetting_run, how=how) for how in FORGETTING},
+    "forgetting_hard": {how: partial(forgetting_run, how=how, source="movie review") for how in FORGETTING_HARD},
+    "transfer": {
+        "probe": partial(transfer_run, recipe="probe"),
+        **{f"one rate, {lr:g}": partial(transfer_run, recipe="full", lr=lr, ratio=1) for lr in (1e-4, 3e-4, 1e-3)},
+        **{f"heads 10 times, {lr:g}": partial(transfer_run, recipe="full", lr=lr) for lr in (1e-4, 3e-4, 1e-3)},
+        "gradual, 0.0003": partial(transfer_run, recipe="gradual"),
+        "probe, then full, 0.0003": partial(transfer_run, recipe="probe, then full"),
+        "random weights, probe": partial(transfer_run, recipe="probe", pretrained=False),
+        "random weights, heads 10 times, 0.0003": partial(transfer_run, recipe="full", pretrained=False),
+    },
+    "out_of_domain": {
+        f"{recipe}, without {domain}": partial(out_of_domain_run, recipe=recipe, held_out=domain)
+        for domain in DOMAINS
+        for recipe in ("probe", "full", "probe, then full")
     },
 }
 

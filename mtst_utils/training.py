@@ -50,7 +50,9 @@ def default_optimizer(model, base_lr=2e-4, decay=0.9, head_lr=1e-3):
     """AdamW as the series uses it: layer-wise rates for the backbone, and a larger one for the heads, which start new."""
     groups = layerwise_lr_groups(model, base_lr, decay, head_lr)
     if not groups:
-        raise ValueError("nothing can learn: every parameter of the model is frozen. Unfreeze a part of it, or only evaluate it")
+        raise ValueError(
+            "nothing can learn: every parameter of the model is frozen. Unfreeze a part of it, or only evaluate it"
+        )
     return torch.optim.AdamW(groups, fused=True)
 
 

@@ -196,7 +196,12 @@ def test_gradual_unfreezing_goes_from_the_top_down():
     model, watch = small.model(), Watch()
     unfreezing = mtst.GradualUnfreezing(start=0.25, end=0.625, base_lr=1e-3, decay=0.5, warmup=2)
     schedule = unfreezing.schedule(model, 16)
-    assert schedule.values.tolist() == [["block 2", 4, 1e-3], ["block 1", 6, 5e-4], ["block 0", 8, 2.5e-4], ["embeddings", 10, 1.25e-4]]
+    assert schedule.values.tolist() == [
+        ["block 2", 4, 1e-3],
+        ["block 1", 6, 5e-4],
+        ["block 0", 8, 2.5e-4],
+        ["embeddings", 10, 1.25e-4],
+    ]
     before = tensors(model.encoder)
     fit(model, callbacks=[unfreezing, watch])
     order = ["block 2", "block 1", "block 0", "embeddings"]

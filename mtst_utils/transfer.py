@@ -1,0 +1,232 @@
+"""The experiments of notebook 03: what freezing keeps, what it costs, and how to carry a pretrained model over.
+
+Each `..._run` trains once and returns (training sentences, {metric: value}); `studies.STUDIES` lists the settings.
+"""
+
+import copy
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import f1_score
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from torch.nn.functional import log_softmax
+
+from mtst_utils.corpora import DOMAINS, SENTIMENTS, load_rated_sentences
+from mtst_utils.encoder import SentenceEncoder, autocast, eval_mode
+from mtst_utils.freezing import GradualUnfreezing, freeze, unfreeze
+from mtst_utils.learning_rates import layerwise_lr_groups
+from mtst_utils.multitask import MultiTaskModel, Task
+from mtst_utils.pooling import masked_mean
+from mtst_utils.training import evaluate, fit, seed_everything
+
+CURVE = (15, 30, 60, 90, 120)  # steps on task B after which task A is looked at
+
+
+def new_model(backbone=None, tasks=("domain", "sentiment"), seed=0, pretrained=True, **weights):
+    """An untrained MultiTaskModel for the rated sentences; pretrained=False: its backbone is random too;
+    weights: {task name: its weight in the loss}.
+    """
+    seed_everything(seed)
+    labels = {"domain": tuple(DOMAINS), "sentiment": SENTIMENTS}
+    encoder = SentenceEncoder.from_pretrained(backbone)
+    if not pretrained:
+        encoder.backbone = type(encoder.backbone)(encoder.backbone.config, add_pooling_layer=False)
+    return MultiTaskModel(encoder, [Task(name, labels[name], weights.get(name, 1.0)) for name in tasks])
+
+
+def split(name, n=None, seed=0):
+    """A split of the rated sentences, or n of its rows; for validation and test always the same ones (seed 0)."""
+    corpus = load_rated_sentences()
+    rows = corpus[corpus.split == name]
+    return rows if n is None or n >= len(rows) else rows.sample(n, random_state=seed)
+
+
+def scores(model, frame, prefix=""):
+    """{metric: value}: accuracy and macro F1 of every task that the frame has labels for."""
+    table = evaluate(model, frame).query("domain == 'all'")
+    return {f"{prefix}{row.task} {name}": row[name] for _, row in table.iterrows() for name in ("accuracy", "macro F1")}
+
+
+def layer_states(model, sentences):
+    """Mean-pooled hidden states [layers + 1, N, H] of every layer, the embeddings first."""
+    inputs = model.encoder.collate(model.encoder.tokenize(list(sentences))[0])
+    with torch.inference_mode(), eval_mode(model), autocast("auto", model.encoder.backbone.device):
+        hidden = model.encoder.backbone(input_ids=inputs[0], attention_mask=inputs[1], output_hidden_states=True)
+        return torch.stack([masked_mean(states.float(), inputs[1]) for states in hidden.hidden_states])
+
+
+def drift(before, after):
+    """{metric: cosine of a sentence's states before and after, mean over sentences} per layer."""
+    cosines = torch.cosine_similarity(before, after, dim=-1).mean(1).tolist()
+    names = ["embeddings", *(f"block {i}" for i in range(len(cosines) - 1))]
+    return {f"cosine to before, {name}": value for name, value in zip(names, cosines, strict=True)}
+
+
+def train(model, frame, epochs, seed, lr=1e-4, head_lr=1e-3, decay=0.9, callbacks=()):
+    """`fit` with layer-wise rates; everything that does not depend on the recipe is the same for every recipe."""
+    optimizer = torch.optim.AdamW(layerwise_lr_groups(model, lr, decay, head_lr), fused=True)
+    return fit(model, frame, epochs=epochs, optimizer=optimizer, seed=seed, callbacks=callbacks, progress=False)
+
+
+def train_heads(model, frame, seed, steps=400):
+    """Train the heads alone, on embeddings that the cache keeps: a linear probe. Cheap, so it gets more steps."""
+    freeze(model.encoder.backbone)
+    fit_heads = torch.optim.AdamW(model.heads.parameters(), lr=1e-2, weight_decay=0.01)
+    fit(model, frame, epochs=max(2, steps * 32 // len(frame)), optimizer=fit_heads, seed=seed, progress=False)
+
+
+class Distilled(MultiTaskModel):
+    """Learning without Forgetting (Li & Hoiem 2016): the old head must go on saying what it said before, on the new
+    sentences; no label of the old task is needed. The model from before answers beside this one, at temperature 2.
+    """
+
+    def __init__(self, model, task):
+        super().__init__(model.encoder, model.tasks.values(), model.dropout.p)
+        self.heads, self.task = model.heads, task
+        before = copy.deepcopy(model)
+        freeze(before)
+        vars(self)["before"] = before  # not a submodule: it is neither trained nor saved
+
+    def forward(self, input_ids, attention_mask, labels=None):
+        output = super().forward(input_ids, attention_mask, labels)
+        with torch.no_grad():
+            old = self.before(input_ids, attention_mask).logits[self.task]
+        new, old = log_softmax(output.logits[self.task] / 2, -1), log_softmax(old / 2, -1)
+        output.losses[f"keep {self.task}"] = 4 * (old.exp() * (old - new)).sum(-1).mean()
+        output.loss = self.total_loss(output.losses)
+        return output
+
+    def total_loss(self, losses):
+        return sum(losses.values())
+
+
+class PullToStart:
+    """A callback of `fit`: after each step, the encoder goes a little of the way back to where it started.
+
+    An L2 penalty on the distance to the start (Li et al. 2018, L2-SP), decoupled from the gradient as AdamW's decay is.
+    """
+
+    def __init__(self, model, strength):
+        self.parameters, self.strength = list(model.encoder.parameters()), strength
+        self.start = [parameter.detach().clone() for parameter in self.parameters]
+
+    def on_step(self, run):
+        with torch.no_grad():
+            for parameter, start in zip(self.parameters, self.start, strict=True):
+                parameter.lerp_(start, self.strength * run.optimizer.param_groups[-1]["lr"] / 1e-3)
+
+
+class Curve:
+    """A callback of `fit`: task A's accuracy on validation sentences, after some of the steps."""
+
+    def __init__(self, frame, steps=CURVE):
+        self.frame, self.steps, self.points = frame[["text", "domain"]], steps, {}
+
+    def on_step(self, run):
+        if run.step in self.steps:
+            table = evaluate(run.model, self.frame)
+            self.points[f"domain accuracy on validation, step {run.step}"] = table.accuracy[0]
+
+
+@lru_cache(maxsize=1)
+def after_task_a(backbone, seed, n=4000):
+    """A model trained on domain alone for one epoch of n sentences, and its accuracies."""
+    model = new_model(backbone, seed=seed)
+    train(model, split("train").sample(n, random_state=seed)[["text", "domain"]], 1, seed)
+    return model, scores(model, split("test", 2000)[["text", "domain"]], "before, ")
+
+
+def forgetting_run(backbone, seed, scale, how, source=None, n=3840):
+    """Train A, freeze its head (unless how says otherwise), train B on n other sentences, and see what is left of A."""
+    n = n if scale == "full" else 960
+    trained, before = after_task_a(backbone, seed)
+    model, first = copy.deepcopy(trained), split("train").sample(4000, random_state=seed)
+    others = split("train").drop(first.index)
+    others = others[others.domain == source] if source else others
+    frame = others.sample(n, random_state=seed)
+    if "joint" not in how:
+        frame = frame.drop(columns="domain")
+    if how != "joint" and how != "head A not frozen":
+        freeze(model.heads["domain"])
+    if how == "backbone frozen":
+        freeze(model.encoder.backbone)
+    if how == "replay":  # one sentence in eleven, from 200 that A was trained on
+        frame = pd.concat(
+            [frame, first[:200].drop(columns="sentiment").sample(n // 10, replace=True, random_state=seed)]
+        )
+    curve = Curve(split("valid", 400))
+    callbacks = [curve, PullToStart(model, 0.01)] if how == "L2 to the start" else [curve]
+    states = layer_states(model, curve.frame.text[:100])
+    learner = Distilled(model, "domain") if how == "distillation" else model
+    train(learner, frame, 1, seed, lr=1e-5 if how == "a tenth of the rate" else 1e-4, callbacks=callbacks)
+    after = drift(states, layer_states(model, curve.frame.text[:100]))
+    return n, before | scores(model, split("test", 2000)) | curve.points | after
+
+
+def transfer_run(backbone, seed, scale, recipe, lr=3e-4, ratio=10, pretrained=True, n=1000):
+    """One recipe on the same n sentences, and (a linear probe apart) the same number of steps."""
+    frame = split("train").sample(n if scale == "full" else 256, random_state=seed)
+    model = new_model(backbone, seed=seed, pretrained=pretrained)
+    states = layer_states(model, split("valid", 400).text[:100])
+    train_by(recipe, model, frame, seed, lr, lr * ratio)
+    after = drift(states, layer_states(model, split("valid", 400).text[:100]))
+    return len(frame), scores(model, split("test", 2000)) | scores(model, frame[:500], "training, ") | after
+
+
+def train_by(recipe, model, frame, seed, lr=3e-4, head_lr=3e-3):
+    """Four epochs by a recipe: "probe", "full", "gradual", or "probe, then full" (one epoch of the four on the heads)."""
+    if recipe == "probe":
+        train_heads(model, frame, seed)
+        return
+    epochs, callbacks = 4, [GradualUnfreezing(0.2, 0.6, lr, decay=1.0)] if recipe == "gradual" else []
+    if recipe == "probe, then full":
+        freeze(model.encoder.backbone)
+        train(model, frame, 1, seed, head_lr=head_lr)
+        unfreeze(model.encoder.backbone)
+        epochs = 3
+    train(model, frame, epochs, seed, lr, head_lr, decay=1.0, callbacks=callbacks)
+
+
+LABELS = {32: 80, 128: 20, 512: 6, 2048: 2, None: 1}  # {sentences with labels: epochs}; None: all
+
+
+def labels_run(backbone, seed, scale, n, recipe):
+    """Frozen backbone or everything trained, on n labelled sentences; scores on test, and on (1,000 of) the training rows."""
+    frame = split("train", n, seed)
+    model = new_model(backbone, seed=seed)
+    if recipe == "backbone frozen":
+        train_heads(model, frame, seed)
+    else:
+        train(model, frame, LABELS[n] if scale == "full" else 1, seed, lr=2e-4)
+    return len(frame), scores(model, split("test", 2000)) | scores(model, frame[:1000], "training, ")
+
+
+def out_of_domain_run(backbone, seed, scale, recipe, held_out, n=1000):
+    """Sentiment learned on three domains, tested on sentences of those, and of the fourth."""
+    rows, test = split("train"), split("test")
+    frame = (
+        rows[rows.domain != held_out].sample(n if scale == "full" else 256, random_state=seed).drop(columns="domain")
+    )
+    model = new_model(backbone, ("sentiment",), seed)
+    train_by(recipe, model, frame, seed)
+    inside, outside = test[test.domain != held_out], test[test.domain == held_out]
+    return len(frame), (scores(model, inside.sample(800, random_state=0).drop(columns="domain"), "three domains, ")
+                        | scores(model, outside.sample(min(800, len(outside)), random_state=0).drop(columns="domain"), "held out, "))  # fmt: skip
+
+
+def untrained_run(backbone, seed, scale, pretrained=True, n=512):
+    """What embeddings can do without any training: five nearest neighbours, nearest class centroid, majority."""
+    model = new_model(backbone, seed=seed, pretrained=pretrained)
+    frame, test = split("train").sample(n, random_state=seed), split("test", 2000)
+    known, asked = (model.encoder.encode(rows.text, precision="auto") for rows in (frame, test))
+    metrics = {}
+    for task in ("domain", "sentiment"):
+        guesses = {"5 nearest neighbours": KNeighborsClassifier(5, metric="cosine").fit(known, frame[task]).predict(asked),
+                   "nearest centroid": NearestCentroid().fit(known, frame[task]).predict(asked),
+                   "majority": np.full(len(test), frame[task].mode()[0])}  # fmt: skip
+        for name, guess in guesses.items():
+            metrics[f"{name}, {task} accuracy"] = (guess == test[task]).mean()
+            metrics[f"{name}, {task} macro F1"] = f1_score(test[task], guess, average="macro")
+    return n, metrics
