@@ -157,7 +157,7 @@ def forgetting_run(backbone, seed, scale, how, source=None, n=3840):
             [frame, first[:200].drop(columns="sentiment").sample(n // 10, replace=True, random_state=seed)]
         )
     curve = Curve(split("valid", 400))
-    callbacks = [curve, PullToStart(model, 0.01)] if how == "L2 to the start" else [curve]
+    callbacks = [curve, PullToStart(model, 0.03)] if how == "L2 to the start" else [curve]
     states = layer_states(model, curve.frame.text[:100])
     learner = Distilled(model, "domain") if how == "distillation" else model
     train(learner, frame, 1, seed, lr=1e-5 if how == "a tenth of the rate" else 1e-4, callbacks=callbacks)
@@ -203,7 +203,7 @@ def labels_run(backbone, seed, scale, n, recipe):
     return len(frame), scores(model, split("test", 2000)) | scores(model, frame[:1000], "training, ")
 
 
-def out_of_domain_run(backbone, seed, scale, recipe, held_out, n=1000):
+def out_of_domain_run(backbone, seed, scale, recipe, held_out, n=640):
     """Sentiment learned on three domains, tested on sentences of those, and of the fourth."""
     rows, test = split("train"), split("test")
     frame = (
