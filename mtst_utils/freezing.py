@@ -143,6 +143,7 @@ class GradualUnfreezing:
     def before_step(self, run):
         for step, layer in self.waiting:
             if step <= run.step:
+                run.same_from = max(run.same_from, step)
                 for module in layer.modules:
                     unfreeze(module)
         self.waiting = [(step, layer) for step, layer in self.waiting if step > run.step]

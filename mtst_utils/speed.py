@@ -81,7 +81,8 @@ class WordsInUse:
         used[[word for row in ids for word in row] + [model.encoder.tokenizer.pad_token_id]] = True
         self.used = used.nonzero().squeeze(1).to(self.table.weight.device)
         self.place = (used.cumsum(0) - 1).to(self.table.weight.device)
-        self.worth_it = type(self.table) is nn.Embedding and 2 * len(self.used) < len(used)
+        learns = type(self.table) is nn.Embedding and self.table.weight.requires_grad
+        self.worth_it = learns and 2 * len(self.used) < len(used)
 
     def __enter__(self):
         if self.worth_it:

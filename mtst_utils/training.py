@@ -46,6 +46,12 @@ def seed_everything(seed):
     torch.manual_seed(seed)
 
 
+def seed_device(device, seed):
+    """torch.manual_seed for one device: asking every kind of device costs more than a step of small heads."""
+    generator = torch.cuda if device.type == "cuda" else torch.default_generator
+    generator.manual_seed(seed)
+
+
 def default_optimizer(model, base_lr=2e-4, decay=0.9, head_lr=1e-3):
     """AdamW as the series uses it: layer-wise rates for the backbone, and a larger one for the heads, which start new."""
     groups = layerwise_lr_groups(model, base_lr, decay, head_lr)
@@ -82,7 +88,7 @@ def fit(model, train, valid=None, *, epochs, batch_size=32, optimizer=None, seed
     state = Checkpoint(checkpoint, run, fingerprint(run, train, labels, epochs, batch_size, seed, precision))
     state.load()
     half = autocast(precision, accelerator.device)
-    prefix, learning, net = FrozenPrefix(model, ids, half), None, None
+    parameters, prefix, learning, net = list(model.parameters()), FrozenPrefix(model, ids, half), None, None
     bar = tqdm(total=run.total_steps, initial=run.step, desc="fit", unit="step",
                disable=not (progress and accelerator.is_main_process))  # fmt: skip
     with bar, quick_dropout(model, accelerator.device), WordsInUse(model, ids, run.optimizer) as words:
@@ -92,23 +98,18 @@ def fit(model, train, valid=None, *, epochs, batch_size=32, optimizer=None, seed
                 tell("on_epoch", words.whole)
             for batch in bucketed_batches(lengths, batch_size, world, (seed, run.epoch))[position:]:
                 tell("before_step", words.whole)
-                if learning != (learning := [p for p in model.parameters() if p.requires_grad]):
-                    net = accelerator.prepare(
-                        model
-                    ).train()  # processes exchange the gradients there are at this moment
-                if callbacks:  # which may have put it in eval mode
-                    net.train()
+                if learning != (learning := [p for p in parameters if p.requires_grad]):
+                    # Several processes exchange the gradients of what learns at this moment.
+                    net = accelerator.prepare(model).train()
                 # Filling the cache costs as much as an epoch without it: it must last for longer than that.
-                prefix.update(wanted=run.same_until - run.step > steps_per_epoch)
+                prefix.update(wanted=run.same_until - run.same_from > steps_per_epoch)
                 # Seeded anew each step: dropout depends on seed, step and process alone, so that going on is exact.
-                torch.manual_seed(hash((seed, run.step, rank)) % 2**63)
+                seed_device(accelerator.device, hash((seed, run.step, rank)) % 2**63)
                 mine = batch[rank::world]
                 truth = {task: values[mine].to(accelerator.device) for task, values in labels.items()}
                 with half, prefix.instead_of_running(mine) as inputs:
                     output = net(*inputs, labels=truth)
-                if (
-                    world > 1
-                ):  # each process averages over its own share of the batch: weigh it by its part of the labels
+                if world > 1:  # each averages over its own share of the batch: weigh it by its part of the labels
                     for task, values in labels.items():
                         output.losses[task] = output.losses[task] * share(values[mine], values[batch], world)
                     output.loss = model.total_loss(output.losses)
@@ -169,16 +170,18 @@ def notify(callbacks, run, event, whole=contextlib.nullcontext):
         with whole():
             for call in called:
                 call(run)
+        run.model.train()  # they may have put it in eval mode
 
 
 class Run:
     """What a training run has come to: handed to callbacks, kept by checkpoints.
 
-    same_until: the step before which no callback will freeze or unfreeze anything; it tells whether a cache pays.
+    same_from, same_until: the steps between which no callback freezes or unfreezes anything; they tell whether a cache pays.
     """
 
     def __init__(self, model, optimizer, total_steps):
-        self.model, self.optimizer, self.total_steps, self.same_until = model, optimizer, total_steps, total_steps
+        self.model, self.optimizer, self.total_steps = model, optimizer, total_steps
+        self.same_from, self.same_until = 0, total_steps
         self.scheduler = warmup_linear(optimizer, total_steps)
         self.step, self.epoch, self.history = 0, 0, []
 

@@ -11,6 +11,7 @@ from conftest import tiny_backbone, tiny_tokenizer
 from torch import nn
 
 import mtst_utils as mtst
+from mtst_utils import checkpoints
 from mtst_utils.freezing import is_frozen
 
 FRAME = small.frame()
@@ -260,7 +261,7 @@ def test_interrupted_gradual_unfreezing_goes_on_exactly(tmp_path, monkeypatch):
             if run.step == 11:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(mtst.checkpoints, "SAVE_SECONDS", -1)
+    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", -1)
     whole, again = small.model(), small.model()
     expected = fit(whole, callbacks=[mtst.GradualUnfreezing(0.25, 0.75)])
     with pytest.raises(KeyboardInterrupt):

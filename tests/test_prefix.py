@@ -6,7 +6,7 @@ import small
 import torch
 
 import mtst_utils as mtst
-from mtst_utils import prefix, studies
+from mtst_utils import checkpoints, prefix, studies
 
 FRAME = small.frame()
 
@@ -112,6 +112,22 @@ def test_unfreezing_during_training_renews_the_cache(monkeypatch):
         unfreezing = mtst.GradualUnfreezing(0.3, 0.8, base_lr=1e-3)
         histories.append(fit(model, epochs=8, callbacks=[unfreezing]).loss.to_numpy())
     assert histories[0] == pytest.approx(histories[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("step", [3, 20])
+def test_interrupted_training_goes_on_exactly(tmp_path, monkeypatch, step):
+    class Interrupt:
+        def on_step(self, run):
+            if run.step == step:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", -1)
+    whole, again = model_of("bert", 1), model_of("bert", 1)
+    fit(whole)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model_of("bert", 1), checkpoint=tmp_path, callbacks=[Interrupt()])
+    fit(again, checkpoint=tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
 
 
 def test_model_is_whole_afterwards_even_when_interrupted():

@@ -2,6 +2,7 @@
 
 import argparse
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -26,9 +27,9 @@ def _lines(path):
 
 
 def compare(question, module, runs, peer, items, description):
-    """The command line of a benchmark. runs: {name: function(items) -> seconds}; peer: the name others are compared with.
-
-    Each run starts anew, since one may change what helps the next (how malloc keeps memory); items: sentences by default.
+    """The command line of a benchmark. runs: {name: function(items) -> seconds}; peer: the name others are compared with,
+    or a function from a run's name to that name. Each run starts anew, since one may change what helps the next (how malloc
+    keeps memory). items: sentences by default.
     Prints speed relative to the peer, and replaces this question's rows in data/results/benchmarks.csv.
     """
     parser = argparse.ArgumentParser(description=description)
@@ -37,21 +38,26 @@ def compare(question, module, runs, peer, items, description):
     parser.add_argument("--only", choices=runs, help="measure this one and print its seconds")
     arguments = parser.parse_args()
     if arguments.only:
-        print("\n", runs[arguments.only](arguments.sentences))
+        print(
+            "\n", runs[arguments.only](arguments.sentences), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        )
         return
-    seconds = {name: [] for name in runs}
+    seconds, peak = {name: [] for name in runs}, {name: [] for name in runs}
     for _ in range(arguments.repeats):
         for name in runs:
             command = [sys.executable, "-m", module, "--sentences", str(arguments.sentences), "--only", name]
             out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            seconds[name].append(float(out.split()[-1]))
+            seconds[name].append(float(out.split()[-2]))
+            peak[name].append(float(out.split()[-1]))
     print(f"{question}: {arguments.sentences} sentences, {arguments.repeats} repeats in turn, {machine()}")
     for name, values in seconds.items():
-        ratios = [best / own for best, own in zip(seconds[peer], values, strict=True)]
+        other = peer(name) if callable(peer) else peer
+        ratios = [theirs / own for theirs, own in zip(seconds[other], values, strict=True)]
         print(f"{name:40} {arguments.sentences / statistics.median(values):8.0f} sentences/s; {statistics.median(ratios):7.2f} "
-              f"({min(ratios):.2f} to {max(ratios):.2f}) times {peer}")  # fmt: skip
+              f"({min(ratios):.2f} to {max(ratios):.2f}) times {other}; peak {statistics.median(peak[name]):.0f} MiB")  # fmt: skip
     path = RESULTS / "benchmarks.csv"
     old = pd.read_csv(path).query("question != @question") if path.is_file() else None
     rows = [{"question": question, "run": name, "repeat": i, "sentences": arguments.sentences, "seconds": round(value, 4),
-             "machine": machine()} for name, values in seconds.items() for i, value in enumerate(values)]  # fmt: skip
+             "peak MiB": round(peak[name][i]), "machine": machine()}
+            for name, values in seconds.items() for i, value in enumerate(values)]  # fmt: skip
     pd.concat([old, pd.DataFrame(rows)]).to_csv(path, index=False)
