@@ -186,3 +186,49 @@ def paper_figure(scores, title, human="one human rater", ax=None):
     ax.set_xticklabels(domains)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4)
     return ax
+
+
+def strategies(table, title, ax=None):
+    """What learns under each strategy: table has a row a part (from the input up) and a column a strategy, True = learns."""
+    ax = _axes(ax, 1.35 * table.shape[1] + 1.6, 0.36 * len(table) + 1.2)
+    for (row, column), learns in np.ndenumerate(table.to_numpy()):
+        ax.add_patch(plt.Rectangle((column, row), 0.92, 0.86, facecolor=COLORS[1] if learns else "white", edgecolor=GREY,
+                                   hatch=None if learns else "////", linewidth=0.8))  # fmt: skip
+    ax.set(title=title, xlim=(0, table.shape[1]), ylim=(0, len(table)))
+    ax.set_xticks(np.arange(table.shape[1]) + 0.46, table.columns)
+    ax.set_yticks(np.arange(len(table)) + 0.43, table.index)
+    ax.tick_params(length=0)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    return ax
+
+
+def unfreezing(schedule, total_steps, title, ax=None):
+    """The rows of GradualUnfreezing.schedule as bars from the step at which each layer joins to the end of training."""
+    ax = _axes(ax, 7.2, 0.36 * (len(schedule) + 1) + 1.2)
+    names = ["heads", *schedule["layer"]][::-1]
+    starts = [0, *schedule["step"]][::-1]
+    rates = ["", *(f"{lr:.1e}" for lr in schedule["lr"])][::-1]
+    for y, (start, rate) in enumerate(zip(starts, rates, strict=True)):
+        ax.barh(y, start, color="white", edgecolor=GREY, hatch="////", linewidth=0.6, height=0.7)
+        ax.barh(y, total_steps - start, left=start, color=COLORS[1], height=0.7)
+        ax.text(total_steps, y, f" {rate}", va="center", fontsize=10)
+    ax.set(
+        title=title, xlabel="training step (hatched: frozen; the number: the highest rate)", xlim=(0, total_steps * 1.1)
+    )
+    ax.set_yticks(range(len(names)), names)
+    return ax
+
+
+def bands(table, title, xlabel, ylabel, log=False, ax=None):
+    """One line a series with its 95 % interval as a band: table has the columns x, series, value, low, high."""
+    ax = _axes(ax, 7.2, 4)
+    for color, marker, (name, rows) in zip(COLORS, "osD^vPX*", table.groupby("series", sort=False), strict=False):
+        ax.plot(rows["x"], rows["value"], color=color, marker=marker, markersize=5, label=name)
+        ax.fill_between(rows["x"], rows["low"], rows["high"], color=color, alpha=0.2, linewidth=0)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    if log:
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(table["x"].unique(), [f"{x:,}" for x in table["x"].unique()])
+    ax.legend()
+    return ax

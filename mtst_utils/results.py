@@ -8,8 +8,10 @@ from importlib import metadata
 import pandas as pd
 import torch
 
+from mtst_utils.backbones import DEFAULT
 from mtst_utils.corpora import DATA
 from mtst_utils.encoder import has_bfloat16
+from mtst_utils.intervals import t_interval
 
 RESULTS = DATA / "results"
 COLUMNS = "study backbone setting seed n metric value seconds device precision versions commit".split()
@@ -27,6 +29,26 @@ def with_intervals(rows):
     keys = ["backbone", "setting", "seed", "n", "metric"]
     wide = rows.assign(metric=parts[0], part=parts[1].fillna("value")).pivot(index=keys, columns="part", values="value")
     return wide.reset_index()[[*keys, "value", "low", "high"]]
+
+
+def means(study, metrics, backbone=DEFAULT):
+    """One row per setting and metric: setting, metric, value (mean over seeds), low, high (95 % t interval), seeds."""
+    rows = load(study).query("backbone == @backbone and metric in @metrics")
+    table = [(*keys, *t_interval(values), len(values)) for keys, values in rows.groupby(["setting", "metric"], sort=False).value]  # fmt: skip
+    return pd.DataFrame(table, columns=["setting", "metric", "value", "low", "high", "seeds"])
+
+
+def paired(study, setting, against, metric, than=None, backbone=DEFAULT):
+    """Difference between two settings in a metric (or to another metric, `than`), paired by seed, with its 95 % t interval.
+
+    Returns a dict with effect, low, high, seeds. Raises ValueError if fewer than two seeds have both.
+    """
+    rows = load(study).query("backbone == @backbone").set_index(["setting", "metric", "seed"]).value.sort_index()
+    difference = (rows[setting, metric] - rows[against, than or metric]).dropna()
+    if len(difference) < 2:
+        raise ValueError(f"{study}: {setting!r} and {against!r} have {len(difference)} seeds in common; needed are 2")
+    effect, low, high = t_interval(difference)
+    return {"effect": effect, "low": low, "high": high, "seeds": len(difference)}
 
 
 def append(study, backbone, setting, seed, n, metrics, seconds):

@@ -131,18 +131,18 @@ class Curve:
 
 
 @lru_cache(maxsize=1)
-def after_task_a(backbone, seed, n=4000):
+def after_task_a(backbone, seed, n):
     """A model trained on domain alone for one epoch of n sentences, and its accuracies."""
     model = new_model(backbone, seed=seed)
     train(model, split("train").sample(n, random_state=seed)[["text", "domain"]], 1, seed)
     return model, scores(model, split("test", 2000)[["text", "domain"]], "before, ")
 
 
-def forgetting_run(backbone, seed, scale, how, source=None, n=3840):
+def forgetting_run(backbone, seed, scale, how, source=None, n=3840, n_first=4000):
     """Train A, freeze its head (unless how says otherwise), train B on n other sentences, and see what is left of A."""
     n = n if scale == "full" else 960
-    trained, before = after_task_a(backbone, seed)
-    model, first = copy.deepcopy(trained), split("train").sample(4000, random_state=seed)
+    trained, before = after_task_a(backbone, seed, n_first)
+    model, first = copy.deepcopy(trained), split("train").sample(n_first, random_state=seed)
     others = split("train").drop(first.index)
     others = others[others.domain == source] if source else others
     frame = others.sample(n, random_state=seed)
@@ -211,9 +211,11 @@ def out_of_domain_run(backbone, seed, scale, recipe, held_out, n=640):
     )
     model = new_model(backbone, ("sentiment",), seed)
     train_by(recipe, model, frame, seed)
-    inside, outside = test[test.domain != held_out], test[test.domain == held_out]
-    return len(frame), (scores(model, inside.sample(800, random_state=0).drop(columns="domain"), "three domains, ")
-                        | scores(model, outside.sample(min(800, len(outside)), random_state=0).drop(columns="domain"), "held out, "))  # fmt: skip
+    metrics = {}
+    for where, asked in (("three domains", test[test.domain != held_out]), ("held out", test[test.domain == held_out])):
+        asked = asked.sample(min(800, len(asked)), random_state=0).drop(columns="domain")
+        metrics |= scores(model, asked, f"{where}, ")
+    return len(frame), metrics
 
 
 def untrained_run(backbone, seed, scale, pretrained=True, n=512):

@@ -28,6 +28,14 @@ DRAWN = {
     "confusion": (["x", "y"], ["x", "x"], ("x", "y"), "T"),
     "heatmap": (pd.DataFrame([[0.1, -0.2]], index=["row"], columns=["1", "2"]), "T", "x", "label", 1),
     "paper_figure": (SCORES, "T"),
+    "strategies": (pd.DataFrame({"A": [True, False], "B": [True, True]}, index=["embeddings", "head"]), "T"),
+    "unfreezing": (pd.DataFrame({"layer": ["block 0", "embeddings"], "step": [2, 4], "lr": [1e-4, 1e-5]}), 10, "T"),
+    "bands": (
+        pd.DataFrame({"x": [1, 2], "series": "a", "value": [1, 2], "low": [0, 1], "high": [2, 3]}),
+        "T",
+        "x",
+        "y",
+    ),
 }
 
 

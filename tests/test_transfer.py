@@ -1,0 +1,105 @@
+"""The experiments of notebook 03, on a tiny backbone: every setting runs, remedies do what they are called."""
+
+import conftest
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import mtst_utils as mtst
+from mtst_utils import results, studies, transfer
+from mtst_utils.corpora import DOMAINS, SENTIMENTS
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Every study on a tiny backbone and 400 sentences a split."""
+    rng = np.random.default_rng(0)
+    words = "the cat sat on a mat nobody expected train to be late today".split()
+    texts = [" ".join(rng.choice(words, 5)) for _ in range(400)]
+    frame = pd.DataFrame(
+        {"text": texts, "domain": rng.choice(list(DOMAINS), 400), "sentiment": rng.choice(SENTIMENTS, 400)}
+    )
+
+    def split(name, n=None, seed=0):
+        rows = frame.set_axis(range(len(frame)))
+        return rows if n is None or n >= len(rows) else rows.sample(n, random_state=seed)
+
+    def encoder(name=None):
+        return mtst.SentenceEncoder(conftest.tiny_backbone(), conftest.tiny_tokenizer())
+
+    monkeypatch.setattr(transfer, "split", split)
+    monkeypatch.setattr(transfer.SentenceEncoder, "from_pretrained", encoder)
+    transfer.after_task_a.cache_clear()
+    yield frame
+    transfer.after_task_a.cache_clear()
+
+
+def test_every_setting_is_a_run(tiny):
+    """One seed of every setting, at quick scale and on few sentences: the names in the registry and the code agree."""
+    for study, sizes in {"untrained": {"n": 100}, "labels": {}, "forgetting": {"n": 64, "n_first": 100},
+                         "forgetting_hard": {"n": 64, "n_first": 100}, "transfer": {"n": 64}, "out_of_domain": {"n": 64}}.items():  # fmt: skip
+        for setting, run in studies.STUDIES[study].items():
+            if study == "labels" and not setting.endswith(", 32"):
+                continue  # the same but for n
+            n, metrics = run(None, 0, "full", **sizes) if study != "labels" else run(None, 0, "quick")
+            assert n > 0, (study, setting)
+            assert all(np.isfinite(value) for value in metrics.values()), (study, setting)
+
+
+def test_what_is_frozen_shows_in_the_drift(tiny):
+    _, frozen = transfer.forgetting_run(None, 0, "full", "backbone frozen", n=64, n_first=100)
+    _, free = transfer.forgetting_run(None, 0, "full", "head A frozen", n=64, n_first=100)
+    assert frozen["cosine to before, block 2"] == pytest.approx(1, abs=1e-6)
+    assert free["cosine to before, block 2"] < 0.9999
+    assert frozen["domain accuracy"] == frozen["before, domain accuracy"]
+
+
+def test_distillation_keeps_a_tasks_answers(tiny):
+    model = transfer.new_model()
+    learner = transfer.Distilled(model, "domain")
+    assert not any("before" in name for name, _ in [*learner.named_parameters(), *learner.named_modules()])
+    inputs = model.encoder.collate(model.encoder.tokenize(tiny.text[:8].tolist())[0])
+    labels = {"sentiment": model.tasks["sentiment"].encode(tiny.sentiment[:8])}
+    output = learner.eval()(*inputs, labels=labels)
+    assert output.losses["keep domain"].item() == pytest.approx(0, abs=1e-6)  # nothing has moved yet
+    with torch.no_grad():
+        model.encoder.backbone.encoder.layer[2].output.dense.weight.normal_()
+    moved = learner(*inputs, labels=labels)
+    assert moved.losses["keep domain"] > 0.0001
+    assert torch.equal(moved.loss, moved.losses["sentiment"] + moved.losses["keep domain"])
+    moved.losses["keep domain"].backward()
+    assert model.encoder.backbone.encoder.layer[2].output.dense.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in learner.before.parameters())
+
+
+def test_pull_to_start(tiny):
+    model = transfer.new_model()
+    pull = transfer.PullToStart(model, 0.25)
+    parameter = next(model.encoder.parameters())
+    start = parameter.detach().clone()
+
+    class Run:
+        class optimizer:
+            param_groups = [{"lr": 1e-3}]  # noqa: RUF012
+
+    with torch.no_grad():
+        parameter.add_(1)
+    pull.on_step(Run)
+    assert torch.allclose(parameter, start + 0.75)
+
+
+def test_paired_differences(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    for seed, (a, b) in enumerate([(0.5, 0.4), (0.7, 0.5), (0.9, 0.6)]):
+        results.append("toy", "all-MiniLM-L6-v2", "A", seed, 1, {"x": a, "y": 0}, 1)
+        results.append("toy", "all-MiniLM-L6-v2", "B", seed, 1, {"x": b}, 1)
+    found = results.paired("toy", "A", "B", "x")
+    assert found["seeds"] == 3
+    assert found["effect"] == pytest.approx(0.2)
+    assert found["low"] == pytest.approx(0.2 - 4.3027 * 0.1 / 3**0.5, abs=1e-4)  # t, two degrees of freedom
+    assert results.paired("toy", "A", "A", "x", than="y")["effect"] == pytest.approx(0.7)
+    assert results.means("toy", ["x"]).value.tolist() == pytest.approx([0.7, 0.5])
+    results.append("toy", "all-MiniLM-L6-v2", "C", 0, 1, {"x": 1}, 1)
+    with pytest.raises(ValueError, match="1 seeds in common"):
+        results.paired("toy", "A", "C", "x")
