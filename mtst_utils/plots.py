@@ -19,6 +19,11 @@ def _axes(ax, width, height):
     return ax if ax is not None else plt.subplots(figsize=(width, height))[1]
 
 
+def _width(names):
+    """Inches for a figure with these names at its left, so that a title of 65 letters fits over the rest."""
+    return 6.3 + 0.085 * max(map(len, names))
+
+
 def token_grid(tokens, mask, title, ax=None):
     """A padded batch as a grid: tokens (a list of B lists of T strings), mask [B, T]; padding is hatched."""
     rows, columns = len(tokens), len(tokens[0])
@@ -71,7 +76,7 @@ def embedding_map(points, groups, title, ax=None):
 
 def bars_with_intervals(table, title, xlabel, ax=None, reference=None, reference_name=""):
     """Horizontal bars: table has a row a bar (its index the names) and the columns value, low, high (95 % interval)."""
-    ax = _axes(ax, 7.2, 0.42 * len(table) + 1.2)
+    ax = _axes(ax, _width(table.index), 0.42 * len(table) + 1.2)
     position = np.arange(len(table))[::-1]
     ax.barh(position, table["value"], color=COLORS[0], height=0.62)
     errors = [table["value"] - table["low"], table["high"] - table["value"]]
@@ -101,7 +106,7 @@ def lines(table, title, xlabel, ylabel, ax=None, ylim=None):
 
 def forest(table, title, xlabel, ax=None):
     """Effects with their intervals around a zero line: table has a row an effect and the columns effect, low, high."""
-    ax = _axes(ax, 7.2, 0.4 * len(table) + 1.3)
+    ax = _axes(ax, _width(table.index), 0.4 * len(table) + 1.3)
     position = np.arange(len(table))[::-1]
     clear = (table["low"] > 0) | (table["high"] < 0)  # those whose interval leaves zero out
     for chosen, color, marker in ((clear, COLORS[0], "o"), (~clear, GREY, "D")):

@@ -193,9 +193,9 @@ def _baseline_run(backbone, seed, scale, name):
     )
 
 
-FORGETTING = ("head A frozen", "head A not frozen", "a tenth of the rate", "backbone frozen", "distillation", "replay",
-              "L2 to the start", "joint", "joint, head A frozen")  # fmt: skip
-FORGETTING_HARD = ("head A frozen", "a tenth of the rate", "distillation", "replay", "L2 to the start")
+FORGETTING = ("head A frozen", "head A not frozen", "a tenth of the rate", "backbone frozen", "distillation, weight 1",
+              "distillation, weight 0.3", "replay", "L2 to the start", "joint", "joint, head A frozen")  # fmt: skip
+FORGETTING_HARD = ("head A frozen", "distillation, weight 0.3", "replay", "L2 to the start")
 
 # {study: {setting: function(backbone, seed, scale) -> (training sentences, {metric: value})}}
 STUDIES = {

@@ -100,7 +100,7 @@ def fit(model, train, valid=None, *, epochs, batch_size=32, optimizer=None, seed
                 tell("before_step", words.whole)
                 if learning != (learning := [p for p in parameters if p.requires_grad]):
                     # Several processes exchange the gradients of what learns at this moment.
-                    net = accelerator.prepare(model).train()
+                    net = (accelerator.prepare(model) if learning else model).train()
                 # Filling the cache costs as much as an epoch without it: it must last for longer than that.
                 prefix.update(wanted=run.same_until - run.same_from > steps_per_epoch)
                 # Seeded anew each step: dropout depends on seed, step and process alone, so that going on is exact.

@@ -82,9 +82,9 @@ class Distilled(MultiTaskModel):
     sentences; no label of the old task is needed. The model from before answers beside this one, at temperature 2.
     """
 
-    def __init__(self, model, task):
+    def __init__(self, model, task, weight=1.0):
         super().__init__(model.encoder, model.tasks.values(), model.dropout.p)
-        self.heads, self.task = model.heads, task
+        self.heads, self.task, self.weight = model.heads, task, weight
         before = copy.deepcopy(model)
         freeze(before)
         vars(self)["before"] = before  # not a submodule: it is neither trained nor saved
@@ -94,7 +94,7 @@ class Distilled(MultiTaskModel):
         with torch.no_grad():
             old = self.before(input_ids, attention_mask).logits[self.task]
         new, old = log_softmax(output.logits[self.task] / 2, -1), log_softmax(old / 2, -1)
-        output.losses[f"keep {self.task}"] = 4 * (old.exp() * (old - new)).sum(-1).mean()
+        output.losses[f"keep {self.task}"] = 4 * self.weight * (old.exp() * (old - new)).sum(-1).mean()
         output.loss = self.total_loss(output.losses)
         return output
 
@@ -159,7 +159,7 @@ def forgetting_run(backbone, seed, scale, how, source=None, n=3840, n_first=4000
     curve = Curve(split("valid", 400))
     callbacks = [curve, PullToStart(model, 0.03)] if how == "L2 to the start" else [curve]
     states = layer_states(model, curve.frame.text[:100])
-    learner = Distilled(model, "domain") if how == "distillation" else model
+    learner = Distilled(model, "domain", float(how.split()[-1])) if "distillation" in how else model
     train(learner, frame, 1, seed, lr=1e-5 if how == "a tenth of the rate" else 1e-4, callbacks=callbacks)
     after = drift(states, layer_states(model, curve.frame.text[:100]))
     return n, before | scores(model, split("test", 2000)) | curve.points | after

@@ -1,4 +1,4 @@
-"""Run by accelerate launch in test_training.py: train the small task, write its losses."""
+"""Run by accelerate launch in test_training.py: train the small task in two ways, write their losses."""
 
 import json
 import sys
@@ -7,7 +7,18 @@ import small
 
 import mtst_utils as mtst
 
-history = mtst.fit(small.model(dropout=0), small.frame(), epochs=1, batch_size=8, precision="float32", progress=False)
-if mtst.training.Accelerator().is_main_process:
-    with open(sys.argv[1], "w") as file:
-        json.dump(history["loss"].tolist(), file)
+
+def losses():
+    found = {}
+    for name, callbacks in {"everything": [], "gradual": [mtst.GradualUnfreezing(0.25, 0.75)]}.items():
+        model, frame = small.model(dropout=0), small.frame()
+        options = {"epochs": 1, "batch_size": 8, "precision": "float32", "progress": False, "callbacks": callbacks}
+        found[name] = mtst.fit(model, frame, **options)["loss"].tolist()
+    return found
+
+
+if __name__ == "__main__":
+    found = losses()
+    if mtst.training.Accelerator().is_main_process:
+        with open(sys.argv[1], "w") as file:
+            json.dump(found, file)
