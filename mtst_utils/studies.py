@@ -221,7 +221,8 @@ STUDIES = {
     "labels": {
         f"{recipe}, {n or 'all'}": partial(labels_run, n=n, recipe=recipe)
         for n in LABELS
-        for recipe in ("backbone frozen", "everything trained")
+        for recipe in ("backbone frozen", "backbone frozen, regularised", "everything trained")
+        if n or "regularised" not in recipe
     },
     "forgetting": {how: partial(forgetting_run, how=how) for how in FORGETTING},
     "forgetting_hard": {how: partial(forgetting_run, how=how, source="movie review") for how in FORGETTING_HARD},

@@ -9,8 +9,11 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import log_softmax
 
 from mtst_utils.corpora import DOMAINS, SENTIMENTS, load_rated_sentences
@@ -196,11 +199,28 @@ def labels_run(backbone, seed, scale, n, recipe):
     """Frozen backbone or everything trained, on n labelled sentences; scores on test, and on (1,000 of) the training rows."""
     frame = split("train", n, seed)
     model = new_model(backbone, seed=seed)
+    if recipe == "backbone frozen, regularised":
+        return len(frame), regularised_probe(model, frame)
     if recipe == "backbone frozen":
         train_heads(model, frame, seed)
     else:
         train(model, frame, LABELS[n] if scale == "full" else 1, seed, lr=2e-4)
     return len(frame), scores(model, split("test", 2000)) | scores(model, frame[:1000], "training, ")
+
+
+def regularised_probe(model, frame):
+    """Logistic regression on standardised frozen embeddings, its strength C chosen on validation for each task."""
+    metrics, parts = {}, {"": split("test", 2000), "training, ": frame, "valid, ": split("valid", 1000)}
+    x = {name: model.encoder.encode(rows.text, precision="auto") for name, rows in parts.items()}
+    for task in model.tasks:
+        probes = [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)).fit(x["training, "], frame[task])
+                  for c in (1e-4, 1e-3, 1e-2, 1e-1)]  # fmt: skip
+        best = max(probes, key=lambda probe: probe.score(x["valid, "], parts["valid, "][task]))
+        for name in ("", "training, "):
+            guess, truth = best.predict(x[name]), parts[name][task]
+            metrics[f"{name}{task} accuracy"] = (guess == truth).mean()
+            metrics[f"{name}{task} macro F1"] = f1_score(truth, guess, average="macro")
+    return metrics
 
 
 def out_of_domain_run(backbone, seed, scale, recipe, held_out, n=640):
