@@ -92,7 +92,10 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
         """
         embeddings = self.encoder(input_ids, attention_mask)
         shared = self.dropout(embeddings)
-        logits = {name: head(shared).float() for name, head in self.heads.items()}
+        with torch.autocast(
+            shared.device.type, enabled=False
+        ):  # heads are small: bfloat16 would cost, and save nothing
+            logits = {name: head(shared.float()) for name, head in self.heads.items()}
         if labels is None:
             return MultiTaskOutput(logits=logits, embeddings=embeddings)
         unknown = set(labels) - set(self.tasks)

@@ -30,7 +30,7 @@ class FrozenPrefix:
     def __init__(self, model, ids, half):
         self.model, self.ids, self.half = model, ids, half
         self.encoder, self.kind = model.encoder, model.encoder.backbone.config.model_type
-        self.depth, self.rows, self.decided = 0, None, None
+        self.depth, self.rows = 0, None
         self.stack = layer_stack(self.encoder.backbone) if self.kind in LAYOUTS else ()
 
     def update(self, wanted=True):
@@ -40,9 +40,9 @@ class FrozenPrefix:
             depth += 1
         if depth < len(self.stack) and self.kind in WHOLE_ONLY:
             depth = 0
-        if (depth, wanted) == self.decided or (depth == self.depth and self.rows is not None):
+        if depth == self.depth and self.rows is not None:
             return
-        self.decided, self.depth, self.rows = (depth, wanted), depth, None
+        self.depth, self.rows = depth, None
         if depth and wanted and MEMORY and self._fits():
             self._fill()
 
@@ -86,7 +86,7 @@ class FrozenPrefix:
         if self.rows is None:
             yield self.encoder.collate([self.ids[i] for i in batch])
         elif self.depth == len(self.stack):
-            with _answering(self.encoder, self.rows[batch]):
+            with _answering(self.encoder, self.rows[torch.tensor(batch)]):
                 yield None, None
         else:
             states = pad_sequence([self.rows[i] for i in batch], batch_first=True)

@@ -88,7 +88,7 @@ def fit(model, train, valid=None, *, epochs, batch_size=32, optimizer=None, seed
     state = Checkpoint(checkpoint, run, fingerprint(run, train, labels, epochs, batch_size, seed, precision))
     state.load()
     half = autocast(precision, accelerator.device)
-    parameters, prefix, learning, net = list(model.parameters()), FrozenPrefix(model, ids, half), None, None
+    parameters, prefix, last = list(model.parameters()), FrozenPrefix(model, ids, half), None
     bar = tqdm(total=run.total_steps, initial=run.step, desc="fit", unit="step",
                disable=not (progress and accelerator.is_main_process))  # fmt: skip
     with bar, quick_dropout(model, accelerator.device), WordsInUse(model, ids, run.optimizer) as words:
@@ -98,15 +98,18 @@ def fit(model, train, valid=None, *, epochs, batch_size=32, optimizer=None, seed
                 tell("on_epoch", words.whole)
             for batch in bucketed_batches(lengths, batch_size, world, (seed, run.epoch))[position:]:
                 tell("before_step", words.whole)
-                if learning != (learning := [p for p in parameters if p.requires_grad]):
+                stage = run.same_from, run.same_until, [p for p in parameters if p.requires_grad]
+                if stage != last:  # something was frozen or unfrozen
+                    last, learning = stage, stage[2]
                     # Several processes exchange the gradients of what learns at this moment.
                     net = (accelerator.prepare(model) if learning else model).train()
-                # Filling the cache costs as much as an epoch without it: it must last for longer than that.
-                prefix.update(wanted=run.same_until - run.same_from > steps_per_epoch)
+                    # Filling the cache costs as much as an epoch without it: it must last for longer than that.
+                    prefix.update(wanted=run.same_until - run.same_from > steps_per_epoch)
                 # Seeded anew each step: dropout depends on seed, step and process alone, so that going on is exact.
                 seed_device(accelerator.device, hash((seed, run.step, rank)) % 2**63)
                 mine = batch[rank::world]
-                truth = {task: values[mine].to(accelerator.device) for task, values in labels.items()}
+                index = torch.tensor(mine)
+                truth = {task: values[index].to(accelerator.device) for task, values in labels.items()}
                 with half, prefix.instead_of_running(mine) as inputs:
                     output = net(*inputs, labels=truth)
                 if world > 1:  # each averages over its own share of the batch: weigh it by its part of the labels
@@ -115,7 +118,7 @@ def fit(model, train, valid=None, *, epochs, batch_size=32, optimizer=None, seed
                     output.loss = model.total_loss(output.losses)
                 if learning:
                     accelerator.backward(output.loss)
-                    accelerator.clip_grad_norm_(learning, 1.0)
+                    torch.nn.utils.clip_grad_norm_(learning, 1.0)
                 run.optimizer.step()
                 run.scheduler.step()
                 run.optimizer.zero_grad(set_to_none=True)
@@ -188,7 +191,7 @@ class Run:
     def record(self, accelerator, output):
         self.step += 1
         values = torch.stack([output.loss.detach(), *(value.detach() for value in output.losses.values())])
-        values = accelerator.reduce(values, "mean").tolist()
+        values = (accelerator.reduce(values, "mean") if accelerator.num_processes > 1 else values).tolist()
         row = {"step": self.step, "epoch": self.epoch, "loss": values[0]}
         row |= {f"{task} loss": value for task, value in zip(output.losses, values[1:], strict=True)}
         self.history.append(row | {"lr": self.optimizer.param_groups[-1]["lr"]})

@@ -36,12 +36,14 @@ def compare(question, module, runs, peer, items, description):
     parser.add_argument("--sentences", type=int, default=items)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", choices=runs, help="measure this one and print its seconds")
+    parser.add_argument("--runs", nargs="*", help="only the runs whose names begin with one of these")
     arguments = parser.parse_args()
     if arguments.only:
         print(
             "\n", runs[arguments.only](arguments.sentences), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         )
         return
+    runs = [name for name in runs if name.startswith(tuple(arguments.runs or [""]))]
     seconds, peak = {name: [] for name in runs}, {name: [] for name in runs}
     for _ in range(arguments.repeats):
         for name in runs:
