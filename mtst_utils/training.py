@@ -123,6 +123,7 @@ def fit(model, train, valid=None, *, epochs, batch_size=32, optimizer=None, seed
                 run.scheduler.step()
                 run.optimizer.zero_grad(set_to_none=True)
                 run.record(accelerator, output)
+                del output  # and with it the graph: a callback may want a gradient of its own, of the whole word table
                 tell("on_step", words.whole)
                 bar.update()
                 if run.step % steps_per_epoch == 0 and valid is not None:

@@ -205,7 +205,9 @@ def labels_run(backbone, seed, scale, n, recipe):
         train_heads(model, frame, seed)
     else:
         train(model, frame, LABELS[n] if scale == "full" else 1, seed, lr=2e-4)
-    return len(frame), scores(model, split("test", 2000)) | scores(model, frame[:1000], "training, ")
+    return len(frame), scores(model, split("test", 2000)) | scores(
+        model, frame.sample(min(1000, len(frame)), random_state=seed), "training, "
+    )
 
 
 def regularised_probe(model, frame):

@@ -122,3 +122,16 @@ def test_a_change_by_a_callback_stays():
     model = small.model()
     fit(model, epochs=1, callbacks=[Zero()])
     assert table_of(model).abs().max() == 0
+
+
+def test_a_callback_may_take_gradients_of_its_own():
+    sizes = []
+
+    class Gradient:
+        def on_step(self, run):
+            inputs = run.model.encoder.collate(run.model.encoder.tokenize(FRAME.text[:4].tolist())[0])
+            loss = run.model(*inputs).embeddings.sum()
+            sizes.append(tuple(torch.autograd.grad(loss, table_of(run.model))[0].shape))
+
+    fit(small.model(), epochs=1, callbacks=[Gradient()])
+    assert sizes == [(64, 32)] * 8
