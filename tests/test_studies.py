@@ -147,3 +147,27 @@ def test_findings_in_the_readme_follow_from_committed_rows():
     )
     gain = choices.value["all-MiniLM-L6-v2", "pretrained"] - choices.value["all-MiniLM-L6-v2", "random"]
     assert gain == pytest.approx(0.16, abs=0.005)
+
+
+def test_speed_in_the_readme_follows_from_the_benchmark():
+    rows = pd.read_csv(results.RESULTS / "benchmarks.csv").query("question == 'one epoch, everything trainable'")
+    seconds = rows.pivot(index="repeat", columns="run", values="seconds")
+    ratios = seconds["HF Trainer, best"] / seconds["fit"]
+    stated = re.search(r"trains (\d\.\d+) times as fast .*?(\d\.\d+) to (\d\.\d+)", README, re.DOTALL)
+    assert [float(x) for x in stated.groups()] == pytest.approx(
+        [ratios.median(), ratios.min(), ratios.max()], abs=0.006
+    )
+    assert ratios.median() >= 1.25
+
+
+def test_the_cache_is_as_fast_as_notebook_3_says():
+    rows = pd.read_csv(results.RESULTS / "benchmarks.csv")
+    rows = rows[rows.question.str.startswith("one epoch with a part frozen")]
+    rows[["part", "how"]] = rows.run.str.split(", ", expand=True)
+    median = rows.pivot_table(index=["question", "part"], columns="how", values="seconds", aggfunc="median")
+    times = median["without the cache"] / median["with the cache filled"]
+    mini, mpnet = (f"one epoch with a part frozen, {name}" for name in ("all-MiniLM-L6-v2", "all-mpnet-base-v2"))
+    assert times[mini, "heads + top 2 blocks"] >= 1.4
+    assert times[mpnet, "heads + top 2 blocks"] >= 2
+    assert times[mini, "heads alone in batches of 128"] >= 100
+    assert times[mpnet, "heads alone"] >= 100
