@@ -49,7 +49,8 @@ class FrozenPrefix:
     def _fits(self):
         width = self.encoder.dimension * 4
         needed = width * (len(self.ids) if self.depth == len(self.stack) else sum(map(len, self.ids)))
-        free = psutil.virtual_memory().available
+        device = self.encoder.backbone.device
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
         if needed > MEMORY * free:
             warnings.warn(f"the frozen layers' outputs would take {needed / 2**30:.1f} GiB, more than {MEMORY:.0%} of the "
                           f"{free / 2**30:.1f} GiB that are free: training without a cache, which is slower", stacklevel=4)  # fmt: skip
