@@ -76,8 +76,8 @@ def train(model, frame, epochs, seed, lr=1e-4, head_lr=1e-3, decay=0.9, callback
 def train_heads(model, frame, seed, steps=400):
     """Train the heads alone, on embeddings that the cache keeps: a linear probe. Cheap, so it gets more steps."""
     freeze(model.encoder.backbone)
-    fit_heads = torch.optim.AdamW(model.heads.parameters(), lr=1e-2, weight_decay=0.01)
-    fit(model, frame, epochs=max(2, steps * 32 // len(frame)), optimizer=fit_heads, seed=seed, progress=False)
+    optimizer = torch.optim.AdamW(model.heads.parameters(), lr=1e-2, weight_decay=0.01)
+    fit(model, frame, epochs=max(2, steps * 32 // len(frame)), optimizer=optimizer, seed=seed, progress=False)
 
 
 class Distilled(MultiTaskModel):
