@@ -10,10 +10,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from mtst_utils import results
@@ -22,8 +19,10 @@ from mtst_utils.baselines import human_scores, macro_f1, paper_scores, sentiment
 from mtst_utils.corpora import DOMAINS, SENTIMENTS, load_human_ratings, load_rated_sentences, load_triplets
 from mtst_utils.encoder import SentenceEncoder
 from mtst_utils.intervals import accuracy_of, bootstrap_score, wilson
+from mtst_utils.layerwise import layerwise_run, probes_run
 from mtst_utils.multitask import MultiTaskModel
 from mtst_utils.pooling import first_token, masked_max, masked_mean
+from mtst_utils.probes import probe, triplet_hits
 from mtst_utils.training import fit
 from mtst_utils.transfer import (
     LABELS,
@@ -55,17 +54,6 @@ def naive_encode(encoder, sentences, precision="auto"):
     """Batches of 32 in the order given, as most code does it: what an unmasked mean sees depends on the neighbours."""
     return np.concatenate([encoder.encode(list(sentences[i : i + 32]), token_budget=10**9, precision=precision)
                            for i in range(0, len(sentences), 32)])  # fmt: skip
-
-
-def probe(train, labels, test):
-    """Predictions of a logistic regression on frozen embeddings (standardised, C = 0.01, both fixed beforehand)."""
-    return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(train, labels).predict(test)
-
-
-def triplet_hits(anchor, paraphrase, distractor):
-    """[N] booleans: is the anchor [N, H] nearer (cosine) to its paraphrase than to its distractor?"""
-    a, p, d = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (anchor, paraphrase, distractor))
-    return (a * p).sum(1) > (a * d).sum(1)
 
 
 def choices(backbone=None, n_train=4000, n_test=None, weights="pretrained", precision="auto", seed=0):
@@ -197,6 +185,8 @@ FORGETTING = ("head A frozen", "head A not frozen", "a tenth of the rate", "back
               "distillation, weight 0.3", "replay", "L2 to the start", "joint", "joint, head A frozen")  # fmt: skip
 FORGETTING_HARD = ("head A frozen", "distillation, weight 0.3", "replay", "L2 to the start")
 
+DECAYS, RATES, FEW = (1, 0.95, 0.9, 0.8, 0.65), (2e-5, 5e-5, 1e-4, 2e-4, 5e-4), {"n": 200, "epochs": 10}
+
 # {study: {setting: function(backbone, seed, scale) -> (training sentences, {metric: value})}}
 STUDIES = {
     "choices": {w: partial(_choices_run, weights=w) for w in ("pretrained", "random")},
@@ -238,7 +228,24 @@ STUDIES = {
     "out_of_domain": {
         f"{recipe}, without {domain}": partial(out_of_domain_run, recipe=recipe, held_out=domain)
         for domain in DOMAINS
-        for recipe in ("probe", "full", "probe, then full")
+        for recipe in ("probe", "full", "probe, then full", "decay 0.95", "decay 0.8")
+    },
+    "probes": {w: partial(probes_run, pretrained=w == "pretrained") for w in ("pretrained", "random")},
+    "layerwise_many": {
+        **{f"decay {d:g}, rate {lr:g}": partial(layerwise_run, decay=d, lr=lr) for d in DECAYS for lr in RATES},
+        **{
+            f"upside down, decay {d:g}, rate 0.0002": partial(layerwise_run, decay=d, mirrored=True)
+            for d in (0.95, 0.8, 0.65)
+        },
+        **{f"gradual, decay {d:g}, rate 0.0002": partial(layerwise_run, decay=d, gradual=True) for d in (1, 0.8)},
+        "decay 0.95, rate 0.0001, heads too": partial(layerwise_run, decay=0.95, lr=1e-4, head_lr=1e-4),
+    },
+    "layerwise_few": {
+        **{f"decay {d:g}, rate {lr:g}": partial(layerwise_run, decay=d, lr=lr, **FEW) for d in DECAYS for lr in RATES},
+        **{
+            f"upside down, decay {d:g}, rate 0.0002": partial(layerwise_run, decay=d, mirrored=True, **FEW)
+            for d in (0.95, 0.8, 0.65)
+        },
     },
 }
 

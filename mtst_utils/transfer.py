@@ -9,11 +9,8 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import log_softmax
 
 from mtst_utils.corpora import DOMAINS, SENTIMENTS, load_rated_sentences
@@ -22,6 +19,7 @@ from mtst_utils.freezing import GradualUnfreezing, freeze, unfreeze
 from mtst_utils.learning_rates import layerwise_lr_groups
 from mtst_utils.multitask import MultiTaskModel, Task
 from mtst_utils.pooling import masked_mean
+from mtst_utils.probes import regularised_probe
 from mtst_utils.training import evaluate, fit, seed_everything
 
 CURVE = (15, 30, 60, 90, 120)  # steps on task B after which task A is looked at
@@ -179,7 +177,9 @@ def transfer_run(backbone, seed, scale, recipe, lr=3e-4, ratio=10, pretrained=Tr
 
 
 def train_by(recipe, model, frame, seed, lr=3e-4, head_lr=3e-3):
-    """Four epochs by a recipe: "probe", "full", "gradual", or "probe, then full" (one epoch of the four on the heads)."""
+    """Four epochs by a recipe: "probe", "full", "gradual", "probe, then full" (one epoch of the four on the heads), or "full"
+    with layer-wise rates: "decay 0.8".
+    """
     if recipe == "probe":
         train_heads(model, frame, seed)
         return
@@ -189,7 +189,8 @@ def train_by(recipe, model, frame, seed, lr=3e-4, head_lr=3e-3):
         train(model, frame, 1, seed, head_lr=head_lr)
         unfreeze(model.encoder.backbone)
         epochs = 3
-    train(model, frame, epochs, seed, lr, head_lr, decay=1.0, callbacks=callbacks)
+    decay = float(recipe.removeprefix("decay ")) if recipe.startswith("decay ") else 1.0
+    train(model, frame, epochs, seed, lr, head_lr, decay, callbacks)
 
 
 LABELS = {32: 80, 128: 20, 512: 6, 2048: 2, None: 1}  # {sentences with labels: epochs}; None: all
@@ -200,7 +201,8 @@ def labels_run(backbone, seed, scale, n, recipe):
     frame = split("train", n, seed)
     model = new_model(backbone, seed=seed)
     if recipe == "backbone frozen, regularised":
-        return len(frame), regularised_probe(model, frame)
+        parts = {"": split("test", 2000), "training, ": frame, "valid, ": split("valid", 1000)}
+        return len(frame), regularised_probe(model, parts)
     if recipe == "backbone frozen":
         train_heads(model, frame, seed)
     else:
@@ -208,21 +210,6 @@ def labels_run(backbone, seed, scale, n, recipe):
     return len(frame), scores(model, split("test", 2000)) | scores(
         model, frame.sample(min(1000, len(frame)), random_state=seed), "training, "
     )
-
-
-def regularised_probe(model, frame):
-    """Logistic regression on standardised frozen embeddings, its strength C chosen on validation for each task."""
-    metrics, parts = {}, {"": split("test", 2000), "training, ": frame, "valid, ": split("valid", 1000)}
-    x = {name: model.encoder.encode(rows.text, precision="auto") for name, rows in parts.items()}
-    for task in model.tasks:
-        probes = [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)).fit(x["training, "], frame[task])
-                  for c in (1e-4, 1e-3, 1e-2, 1e-1)]  # fmt: skip
-        best = max(probes, key=lambda probe: probe.score(x["valid, "], parts["valid, "][task]))
-        for name in ("", "training, "):
-            guess, truth = best.predict(x[name]), parts[name][task]
-            metrics[f"{name}{task} accuracy"] = (guess == truth).mean()
-            metrics[f"{name}{task} macro F1"] = f1_score(truth, guess, average="macro")
-    return metrics
 
 
 def out_of_domain_run(backbone, seed, scale, recipe, held_out, n=640):

@@ -1,0 +1,121 @@
+"""The experiments of notebook 04: what a learning rate per layer does to the weights, the features and the scores.
+
+Each `..._run` trains once and returns (training sentences, {metric: value}); `studies.STUDIES` lists the settings.
+"""
+
+import numpy as np
+import torch
+from sklearn.metrics import f1_score
+
+from mtst_utils.corpora import load_sample_sentences, load_triplets
+from mtst_utils.encoder import SentenceEncoder, cosine_matrix
+from mtst_utils.freezing import GradualUnfreezing
+from mtst_utils.layers import layer_stack
+from mtst_utils.learning_rates import layerwise_lr_groups
+from mtst_utils.pooling import masked_mean
+from mtst_utils.probes import probe, triplet_hits
+from mtst_utils.training import fit
+from mtst_utils.transfer import drift, layer_states, new_model, scores, split
+
+CURVE = (20, 40, 60, 90)  # steps after which validation sentences are looked at, the end apart
+
+
+def upside_down(groups):
+    """The same groups with the backbone's rates in the opposite order: the embeddings learn fastest, the top slowest."""
+    layers = list(dict.fromkeys(group["layer"] for group in groups if group["layer"] != "heads"))
+    rate = {group["layer"]: group["lr"] for group in groups}
+    mirrored = dict(zip(layers, [rate[layer] for layer in reversed(layers)], strict=True))
+    return [group | {"lr": mirrored.get(group["layer"], group["lr"])} for group in groups]
+
+
+def weights_of(backbone):
+    """A copy of every layer's weights, to measure a distance to later."""
+    return [[p.detach().clone() for p in layer.parameters.values()] for layer in layer_stack(backbone)]
+
+
+def distance(backbone, start):
+    """{metric: |w - start| / |start|} per layer: how far its weights are from where they were, relative to their size."""
+    metrics = {}
+    for layer, before in zip(layer_stack(backbone), start, strict=True):
+        moved = sum((p.detach() - b).square().sum() for p, b in zip(layer.parameters.values(), before, strict=True))
+        size = sum(b.square().sum() for b in before)
+        metrics[f"distance to pretrained, {layer.name}"] = float((moved / size).sqrt())
+    return metrics
+
+
+def sample_similarities(encoder):
+    """[P]: the cosines of all pairs of sample sentences."""
+    cosines = cosine_matrix(encoder.encode(load_sample_sentences().text, precision="auto"))
+    return cosines[np.triu_indices_from(cosines, 1)]
+
+
+class EveryLayer(SentenceEncoder):
+    """The mean-pooled output of every layer side by side, the embeddings first: [B, (L+1) * H]."""
+
+    @property
+    def dimension(self):
+        return super().dimension * (self.backbone.config.num_hidden_layers + 1)
+
+    def forward(self, input_ids, attention_mask):
+        hidden = self.backbone(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
+        ).hidden_states
+        return torch.cat([masked_mean(states.float(), attention_mask) for states in hidden], dim=-1)
+
+
+def layer_probes(encoder, train, test):
+    """{metric: value}: a linear probe for domain (accuracy) and for sentiment (macro F1) on the output of every layer."""
+    every = EveryLayer(encoder.backbone, encoder.tokenizer)
+    size = encoder.dimension
+    x, y = (every.encode(rows.text, precision="auto").reshape(len(rows), -1, size) for rows in (train, test))
+    metrics = {}
+    for i, layer in enumerate(layer_stack(encoder.backbone)):
+        metrics[f"domain accuracy, {layer.name}"] = (probe(x[:, i], train.domain, y[:, i]) == test.domain).mean()
+        guess = probe(x[:, i], train.sentiment, y[:, i])
+        metrics[f"sentiment macro F1, {layer.name}"] = f1_score(test.sentiment, guess, average="macro")
+    return metrics
+
+
+def probes_run(backbone, seed, scale, pretrained=True, n=2000):
+    """What each layer's output is good for, before any training."""
+    frame = split("train").sample(n if scale == "full" else 200, random_state=seed)
+    encoder = new_model(backbone, seed=seed, pretrained=pretrained).encoder
+    return len(frame), layer_probes(encoder, frame, split("test", 2000))
+
+
+class Curve:
+    """A callback of `fit`: each task's figure on validation sentences, after some of the steps."""
+
+    def __init__(self, frame, steps=CURVE):
+        self.frame, self.steps, self.points = frame, steps, {}
+
+    def on_step(self, run):
+        if run.step in self.steps:
+            after = main_scores(run.model, self.frame, "valid, ")
+            self.points |= {f"{name}, step {run.step}": value for name, value in after.items()}
+
+
+def main_scores(model, frame, prefix):
+    """The two figures that the series goes by: accuracy for domain, macro F1 for sentiment, whose classes are uneven."""
+    asked = (f"{prefix}domain accuracy", f"{prefix}sentiment macro F1")
+    return {name: value for name, value in scores(model, frame, prefix).items() if name in asked}
+
+
+def layerwise_run(backbone, seed, scale, decay, lr=2e-4, n=4000, epochs=1, head_lr=1e-3, mirrored=False, gradual=False):
+    """Both tasks on n sentences with one decay and base rate; test, training and validation scores, and what has moved."""
+    frame = split("train").sample(n if scale == "full" else 96, random_state=seed)
+    model, valid = new_model(backbone, seed=seed), split("valid", 1000)
+    start, states = weights_of(model.encoder.backbone), layer_states(model, valid.text[:100])
+    similar = sample_similarities(model.encoder)
+    groups = layerwise_lr_groups(model, lr, decay, head_lr)
+    optimizer = torch.optim.AdamW(upside_down(groups) if mirrored else groups, fused=True)
+    curve = Curve(valid[:300])
+    callbacks = [curve, GradualUnfreezing(0.2, 0.6, lr, decay)] if gradual else [curve]
+    history = fit(model, frame, epochs=epochs, optimizer=optimizer, seed=seed, callbacks=callbacks, progress=False)
+    metrics = scores(model, split("test", 2000)) | main_scores(model, frame[:500], "training, ")
+    metrics |= main_scores(model, valid, "valid, ") | curve.points | distance(model.encoder.backbone, start)
+    metrics |= drift(states, layer_states(model, valid.text[:100]))
+    triplets = (model.encoder.encode(column, precision="auto") for _, column in load_triplets().items())
+    metrics |= {"triplets right": triplet_hits(*triplets).mean(), "loss, last 10 steps": history["loss"].tail(10).mean(),
+                "correlation of similarities": np.corrcoef(similar, sample_similarities(model.encoder))[0, 1]}  # fmt: skip
+    return len(frame), metrics
