@@ -9,7 +9,7 @@ import pandas as pd
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from mtst_utils.layers import by_weight_decay, layer_stack
+from mtst_utils.layers import backbone_of, by_weight_decay, layer_stack
 
 
 def freeze(module):
@@ -51,12 +51,6 @@ def _checked(module, name):
     if not isinstance(module, nn.Module):
         raise TypeError(f"{name} needs a torch.nn.Module; got {type(module).__name__}")
     return module
-
-
-def backbone_of(model):
-    """The backbone in a MultiTaskModel, in a SentenceEncoder, or the model itself."""
-    encoder = getattr(model, "encoder", model)
-    return getattr(model, "backbone", getattr(encoder, "backbone", model))
 
 
 def unfreeze_top_blocks(model, n):

@@ -6,6 +6,7 @@ Taught in notebook 01, section 1, and notebook 04.
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedModel
 
 # Where each architecture keeps its parts: (its list of blocks, {whatever stands outside the blocks: its depth}).
 # Depth 0 is the embeddings, 1 is block 0, -1 is the last block (for what comes after it).
@@ -82,6 +83,26 @@ def layer_stack(backbone):
             modules[depth].append(present[prefix])
     names = ["embeddings", *(f"block {i}" for i in range(count))]
     return LayerStack(Layer(*row) for row in zip(names, map(tuple, modules), parameters, strict=True))
+
+
+def backbone_of(model):
+    """The one transformer in a model: a MultiTaskModel, a SentenceEncoder, a Hugging Face model with a head, your own.
+
+    A model without any is returned as it is, for `layer_stack` to refuse. Raises ValueError if it holds more than one.
+    """
+    found = {}
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            base = module.base_model
+            found.setdefault(id(base), base)
+    inner = {id(part) for base in found.values() for part in base.modules() if part is not base}
+    backbones = [base for key, base in found.items() if key not in inner]
+    if len(backbones) > 1:
+        names = ", ".join(type(backbone).__name__ for backbone in backbones)
+        raise ValueError(
+            f"{type(model).__name__} holds {len(backbones)} transformers ({names}); give one part at a time"
+        )
+    return backbones[0] if backbones else model
 
 
 def by_weight_decay(name, parameters, lr, weight_decay):

@@ -6,38 +6,43 @@ Taught in notebook 04.
 import pandas as pd
 from torch.optim.lr_scheduler import LambdaLR
 
-from mtst_utils.layers import by_weight_decay, layer_stack
+from mtst_utils.layers import backbone_of, by_weight_decay, layer_stack
 
 
 def layerwise_lr_groups(model, base_lr=1e-4, decay=0.95, head_lr=None, weight_decay=0.01):
     """Parameter groups for any torch optimizer, with a learning rate per layer.
 
-    Block i of L (block 0 next to the input): base_lr * decay**(L-1-i); embeddings: base_lr * decay**L; whatever is not in
-    the backbone (the heads): head_lr, or base_lr. Biases and normalisation weights, which are vectors, get no weight
-    decay; every matrix does, MPNet's table of relative positions too, since it is an embedding. Frozen parameters are
-    left out. Raises ValueError for rates or a decay out of range, or an architecture layer_stack does not know.
-    Howard & Ruder 2018 (discriminative fine-tuning), Clark et al. 2020 (ELECTRA). Taught in notebook 04.
+    model: a MultiTaskModel, or any module that holds one transformer. Block i of L (block 0 next to the input):
+    base_lr * decay**(L-1-i); embeddings: base_lr * decay**L; whatever is not in the backbone (the heads): head_lr, or
+    base_lr. Biases and normalisation weights, which are vectors, get no weight decay; every matrix does, MPNet's table of
+    relative positions too, since it is an embedding. Frozen parameters are left out; a shared one is in one group only,
+    the lowest. Groups have a name, from the input up. Raises ValueError for rates or a decay out of range, or an
+    architecture that `layer_stack` does not know.
+    Howard & Ruder 2018 (discriminative fine-tuning), Clark et al. 2020 (ELECTRA). Taught in notebook 04, section 2.
     """
-    for name, value, top in (("base_lr", base_lr, 1.0), ("head_lr", head_lr or base_lr, 1.0), ("decay", decay, 1.0)):
-        if not 0 < value <= top:
-            raise ValueError(f"{name} must be above 0 and at most {top}; got {value!r}")
+    head_lr = base_lr if head_lr is None else head_lr
+    for name, value in (("base_lr", base_lr), ("head_lr", head_lr), ("decay", decay)):
+        if not 0 < value <= 1:
+            raise ValueError(f"{name} must be above 0 and at most 1; got {value!r}")
     if not 0 <= weight_decay < 1:
         raise ValueError(f"weight_decay must be at least 0 and below 1; got {weight_decay!r}")
-    stack = layer_stack(model.encoder.backbone)
-    rates = [base_lr * decay ** (len(stack.blocks) - depth) for depth in range(len(stack))]
-    layers = [(layer.name, rate, list(layer.parameters.values())) for layer, rate in zip(stack, rates, strict=True)]
+    stack = layer_stack(backbone_of(model))
+    top = len(stack.blocks)  # the depth of the top block: the embeddings have depth 0
+    layers = [
+        (layer.name, base_lr * decay ** (top - depth), list(layer.parameters.values()))
+        for depth, layer in enumerate(stack)
+    ]
     placed = {id(parameter) for _, _, parameters in layers for parameter in parameters}
-    heads = [parameter for parameter in model.parameters() if id(parameter) not in placed]
-    layers.append(("heads", head_lr or base_lr, heads))
+    layers.append(("heads", head_lr, [parameter for parameter in model.parameters() if id(parameter) not in placed]))
     return [group for name, rate, parameters in layers
             for group in by_weight_decay(name, [p for p in parameters if p.requires_grad], rate, weight_decay)]  # fmt: skip
 
 
 def lr_table(groups):
-    """One row a layer, from the input up: layer, lr, parameters (a count). Taught in notebook 04."""
-    rows = [{"layer": group["layer"], "lr": group["lr"], "parameters": sum(p.numel() for p in group["params"])}
+    """One row a layer, from the input up: name, lr, parameters (a count). Taught in notebook 04, section 2."""
+    rows = [{"name": group["layer"], "lr": group["lr"], "parameters": sum(p.numel() for p in group["params"])}
             for group in groups]  # fmt: skip
-    return pd.DataFrame(rows).groupby(["layer", "lr"], sort=False, as_index=False)["parameters"].sum()
+    return pd.DataFrame(rows).groupby(["name", "lr"], sort=False, as_index=False)["parameters"].sum()
 
 
 def warmup_linear(optimizer, total_steps, warmup_fraction=0.1):

@@ -247,7 +247,7 @@ def test_layers_that_the_optimizer_does_not_hold_join_it():
     assert sorted(held) == sorted(id(p) for p in model.parameters())
     names = [group["name"] for group in optimizer.param_groups]
     assert names[:2] == ["heads", "heads, no weight decay"]
-    rates = dict(mtst.lr_table(optimizer.param_groups).set_index("layer").lr)
+    rates = dict(mtst.lr_table(optimizer.param_groups).set_index("name").lr)
     assert list(rates) == ["heads", "embeddings", "block 0", "block 1", "block 2"]
     initial = {group["layer"]: group["initial_lr"] for group in optimizer.param_groups}
     assert initial == pytest.approx(
