@@ -4,9 +4,11 @@ Each `..._run` trains once and returns (training sentences, {metric: value}); `s
 """
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.metrics import f1_score
 
+from mtst_utils import results
 from mtst_utils.corpora import load_sample_sentences, load_triplets
 from mtst_utils.encoder import SentenceEncoder, cosine_matrix
 from mtst_utils.freezing import GradualUnfreezing
@@ -119,3 +121,19 @@ def layerwise_run(backbone, seed, scale, decay, lr=2e-4, n=4000, epochs=1, head_
     metrics |= {"triplets right": triplet_hits(*triplets).mean(), "loss, last 10 steps": history["loss"].tail(10).mean(),
                 "correlation of similarities": np.corrcoef(similar, sample_similarities(model.encoder))[0, 1]}  # fmt: skip
     return len(frame), metrics
+
+
+def grid(study, metric):
+    """The study's means over seeds as a table: a row a decay (from 1 down), a column a base rate."""
+    table = results.means(study, [metric])
+    table[["decay", "base rate"]] = table.setting.str.extract(r"^decay ([\d.]+), rate ([\d.e-]+)$").astype(float)
+    return table.pivot_table(index="decay", columns="base rate", values="value").sort_index(ascending=False)
+
+
+def grid_against_one(study, metric):
+    """The same grid as differences to decay 1 at the same base rate, paired by seed: a row a cell with decay, base rate,
+    effect, low, high (95 % t interval), seeds.
+    """
+    cells = [(decay, rate) for decay in grid(study, metric).index for rate in grid(study, metric).columns if decay != 1]
+    rows = [results.paired(study, f"decay {d:g}, rate {r:g}", f"decay 1, rate {r:g}", metric) for d, r in cells]
+    return pd.DataFrame(cells, columns=["decay", "base rate"]).join(pd.DataFrame(rows))

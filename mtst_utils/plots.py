@@ -150,17 +150,40 @@ def confusion(truth, predicted, labels, title, ax=None):
     return ax
 
 
-def heatmap(table, title, xlabel, label, limit, ax=None):
-    """A table of signed values as colours around zero, the numbers written in; the first row is drawn at the bottom."""
+def heatmap(table, title, xlabel, label, limit, ax=None, low=None, texts=None):
+    """A table of values as colours, written in as well; the first row is drawn at the bottom.
+
+    Colours are signed, around zero up to +-limit; or, with low, from low to limit. texts: what to write instead.
+    """
     ax = _axes(ax, 0.75 * table.shape[1] + 2.6, 0.42 * len(table) + 1.4)
-    image = ax.imshow(table, cmap="PuOr", vmin=-limit, vmax=limit, origin="lower", aspect="auto")
-    for (row, column), value in np.ndenumerate(table.to_numpy()):
-        ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9)
-    ax.set(title=title, xlabel=xlabel, xticks=range(table.shape[1]), yticks=range(len(table)))
+    colors, lowest = ("PuOr", -limit) if low is None else ("Blues", low)
+    image = ax.imshow(table, cmap=colors, vmin=lowest, vmax=limit, origin="lower", aspect="auto")
+    for (row, column), value in np.ndenumerate(table.to_numpy(float)):
+        text = f"{value:.2f}" if texts is None else texts.iat[row, column]
+        dark = low is not None and value > low + 0.6 * (limit - low)
+        ax.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
+    ax.set(title=title, xlabel=xlabel, ylabel=table.index.name, xticks=range(table.shape[1]), yticks=range(len(table)))
     ax.set_xticklabels(table.columns)
     ax.set_yticklabels(table.index)
     ax.tick_params(length=0)
     ax.figure.colorbar(image, ax=ax, extend="both", label=label)
+    return ax
+
+
+def layer_rates(tables, title, ax=None):
+    """The rate of every layer, drawn as the network stands: input at the bottom. tables: {name: lr_table(groups)}."""
+    layers = list(next(iter(tables.values()))["name"])
+    ax = _axes(ax, 7.6, 0.3 * len(layers) + 1.4)
+    for color, marker, (name, table) in zip(COLORS, "osD^vPX*", tables.items(), strict=False):
+        rates = table.set_index("name")["lr"].reindex(layers)
+        ax.plot(rates, range(len(layers)), color=color, marker=marker, markersize=5, label=name)
+    ax.axhspan(len(layers) - 1.5, len(layers) - 0.5, color=GREY, alpha=0.15, linewidth=0)
+    ax.set(title=title, xlabel="learning rate, log scale", xscale="log", ylim=(-0.7, len(layers) - 0.5))
+    ax.set_yticks(range(len(layers)), layers)
+    for end, y, va in (("output: labels", 1, "top"), ("input: words", 0, "bottom")):
+        ax.annotate(end, (0, y), (-88, 0), "axes fraction", "offset points", rotation=90, va=va, color=GREY)
+    ax.annotate("", (-0.2, 0.68), (-0.2, 0.32), "axes fraction", arrowprops={"arrowstyle": "->", "color": GREY})
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 

@@ -27,6 +27,7 @@ DRAWN = {
     "learning_curves": (HISTORY, "T"),
     "confusion": (["x", "y"], ["x", "x"], ("x", "y"), "T"),
     "heatmap": (pd.DataFrame([[0.1, -0.2]], index=["row"], columns=["1", "2"]), "T", "x", "label", 1),
+    "layer_rates": ({"a": pd.DataFrame({"name": ["embeddings", "block 0", "heads"], "lr": [1e-5, 1e-4, 1e-3]})}, "T"),
     "paper_figure": (SCORES, "T"),
     "strategies": (pd.DataFrame({"A": [True, False], "B": [True, True]}, index=["embeddings", "head"]), "T"),
     "unfreezing": (pd.DataFrame({"layer": ["block 0", "embeddings"], "step": [2, 4], "lr": [1e-4, 1e-5]}), 10, "T"),
@@ -74,3 +75,22 @@ def test_confusion_rows_are_the_truth():
         for column in (0, 1)
     ]
     assert texts == ["0.33", "0.67", "0.00", "1.00"]
+
+
+def test_heatmap_writes_its_values_or_the_texts_given():
+    table = pd.DataFrame([[0.1, 0.2], [0.3, 0.4]])
+    axes = plots.heatmap(table, "T", "x", "label", 0.4, low=0.1)
+    assert [t.get_text() for t in axes.texts] == ["0.10", "0.20", "0.30", "0.40"]
+    assert [t.get_color() for t in axes.texts] == ["black", "black", "white", "white"]  # readable on dark cells
+    assert axes.images[0].get_clim() == (0.1, 0.4)
+    axes = plots.heatmap(table, "T", "x", "label", 1, texts=table.map(lambda v: f"{v}*"))
+    assert axes.texts[0].get_text() == "0.1*"
+    assert axes.images[0].get_clim() == (-1, 1)
+
+
+def test_layer_rates_has_the_input_at_the_bottom():
+    table = pd.DataFrame({"name": ["embeddings", "block 0", "heads"], "lr": [1e-5, 1e-4, 1e-3]})
+    axes = plots.layer_rates({"a": table}, "T")
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["embeddings", "block 0", "heads"]
+    assert axes.get_ylim()[0] < axes.get_ylim()[1]
+    assert axes.lines[0].get_xdata().tolist() == [1e-5, 1e-4, 1e-3]

@@ -1,0 +1,120 @@
+"""The experiments of notebook 04, on a tiny backbone: what they measure is what they are called."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_backbone, tiny_tokenizer
+from test_transfer import tiny  # noqa: F401 (a fixture: every study on a tiny backbone)
+
+import mtst_utils as mtst
+from mtst_utils import layerwise, live, results, studies
+
+
+@pytest.fixture
+def small(tiny, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(layerwise, "split", layerwise.new_model.__globals__["split"])
+    monkeypatch.setattr(layerwise, "load_triplets", lambda: mtst.load_triplets()[:5])
+    return tiny
+
+
+def test_every_setting_is_a_run(small):
+    expected = {"domain accuracy", "sentiment macro F1", "training, domain accuracy", "triplets right",
+                "correlation of similarities", "valid, sentiment macro F1", "distance to pretrained, block 2",
+                "cosine to before, embeddings", "loss, last 10 steps"}  # fmt: skip
+    for study in ("layerwise_many", "layerwise_few"):
+        for setting in list(studies.STUDIES[study])[::6] + list(studies.STUDIES[study])[25:]:
+            run = studies.STUDIES[study][setting]
+            _, metrics = run.func(None, 0, "full", **run.keywords | {"n": 64, "epochs": 1})
+            assert expected <= set(metrics), setting
+            assert all(np.isfinite(value) for value in metrics.values()), setting
+    for setting, run in studies.STUDIES["probes"].items():
+        _, metrics = run(None, 0, "quick")
+        assert len(metrics) == 8, setting  # two tasks, four layers
+
+
+def test_the_registry_says_what_it_runs():
+    for study, n in (("layerwise_many", None), ("layerwise_few", 200)):
+        for setting, run in studies.STUDIES[study].items():
+            assert f"decay {run.keywords['decay']:g}" in setting
+            assert f"rate {run.keywords.get('lr', 2e-4):g}" in setting
+            assert run.keywords.get("mirrored", False) == setting.startswith("upside down")
+            assert run.keywords.get("gradual", False) == setting.startswith("gradual")
+            assert run.keywords.get("n") == n
+
+
+def test_upside_down_has_the_same_rates_in_the_opposite_order():
+    net = mtst.MultiTaskModel(mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer()), [mtst.Task("a", ("x", "y"))])
+    groups = mtst.layerwise_lr_groups(net, 1e-4, 0.5, head_lr=1e-3)
+    right, wrong = (mtst.lr_table(g).set_index("name").lr for g in (groups, layerwise.upside_down(groups)))
+    assert wrong[:4].tolist() == right[:4].tolist()[::-1]
+    assert wrong["heads"] == right["heads"] == 1e-3
+    assert groups[0]["lr"] == right["embeddings"]  # the groups given are as they were
+
+
+def test_distance_is_relative_and_per_layer():
+    backbone = tiny_backbone()
+    start = layerwise.weights_of(backbone)
+    with torch.no_grad():
+        for parameter in backbone.encoder.layer[1].parameters():
+            parameter.mul_(1.25)
+    moved = layerwise.distance(backbone, start)
+    assert moved["distance to pretrained, block 1"] == pytest.approx(0.25, rel=1e-6)
+    assert moved["distance to pretrained, block 0"] == moved["distance to pretrained, embeddings"] == 0
+
+
+def test_a_smaller_rate_moves_less(small):
+    """The rule itself, and that upside down is upside down: which end moves more."""
+    _, right = layerwise.layerwise_run(None, 0, "full", decay=0.3, n=64)
+    _, wrong = layerwise.layerwise_run(None, 0, "full", decay=0.3, n=64, mirrored=True)
+    for metrics, slow, fast in ((right, "block 0", "block 2"), (wrong, "block 2", "block 0")):
+        assert metrics[f"distance to pretrained, {slow}"] < 0.5 * metrics[f"distance to pretrained, {fast}"]
+
+
+def test_every_layer_is_the_pooled_state_of_each_layer(tiny_encoder):
+    sentences = ["the cat sat", "nobody expected the train to be late today", "a mat"]
+    every = layerwise.EveryLayer(tiny_encoder.backbone, tiny_encoder.tokenizer).encode(sentences)
+    assert every.shape == (3, 4 * 32)
+    np.testing.assert_allclose(every[:, -32:], tiny_encoder.encode(sentences), atol=1e-6)
+    alone = layerwise.EveryLayer(tiny_encoder.backbone, tiny_encoder.tokenizer).encode(sentences[:1])
+    np.testing.assert_allclose(every[:1], alone, atol=1e-6)  # padding is left out in every layer
+
+
+def test_grid(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    for decay in (1, 0.8):
+        for rate in (2e-5, 5e-4):
+            for seed in range(3):
+                score = 0.5 + 100 * rate + (0.1 + 0.01 * seed) * (decay != 1)
+                results.append("toy", results.DEFAULT, f"decay {decay:g}, rate {rate:g}", seed, 10, {"F1": score}, 1)
+    for seed in (0, 1):
+        results.append("toy", results.DEFAULT, "upside down, decay 0.8, rate 2e-05", seed, 10, {"F1": 9}, 1)
+    grid = layerwise.grid("toy", "F1")
+    assert grid.index.tolist() == [1, 0.8]
+    assert grid.columns.tolist() == [2e-5, 5e-4]
+    assert grid.loc[0.8, 5e-4] == pytest.approx(0.66)
+    cells = layerwise.grid_against_one("toy", "F1")
+    assert cells.effect.tolist() == pytest.approx([0.11, 0.11])
+    assert (cells.seeds == 3).all()
+    assert ((cells.low > 0.08) & (cells.high < 0.14)).all()
+
+
+def test_a_control_draws_once_where_nobody_moves_it(monkeypatch):
+    drawn = []
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    live.control(lambda **values: drawn.append(values), {"decay": 0.95}, decay=[1, 0.95])
+    assert drawn == [{"decay": 0.95}]
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
+    redraw = live.control(lambda **values: drawn.append(values), {"decay": 0.95}, decay=[1, 0.95])
+    slider = redraw.widget.children[0]
+    assert slider.options == (1, 0.95)
+    slider.value = 1
+    assert drawn[-1] == {"decay": 1}
+
+
+def test_committed_grids_are_whole():
+    """What notebook 04 rests on: every cell of both grids, five seeds, and no run with a number that is none."""
+    for study in ("layerwise_many", "layerwise_few"):
+        rows = results.load(study).query("backbone == @results.DEFAULT")
+        assert set(studies.STUDIES[study]) == set(rows.setting)
+        assert (rows.groupby("setting").seed.nunique() >= 5).all()
+        assert np.isfinite(rows.value).all()
