@@ -27,6 +27,7 @@ from mtst_utils.training import fit
 from mtst_utils.transfer import (
     LABELS,
     forgetting_run,
+    frozen_run,
     labels_run,
     new_model,
     out_of_domain_run,
@@ -86,6 +87,23 @@ def choices(backbone=None, n_train=4000, n_test=None, weights="pretrained", prec
         rows += [{"pooling": pooling, "metric": metric, "value": v, "low": low, "high": high, "n": n}
                  for metric, (v, low, high, n) in scores.items()]  # fmt: skip
     return pd.DataFrame(rows), predictions, test
+
+
+def _padding_run(backbone, seed, scale, how):
+    """Is a sentence's embedding in a padded batch of 32 the one it has alone? Cosines between the two, in float32."""
+    encoder = FourPoolings(*load_backbone(backbone))
+    size, i = encoder.backbone.config.hidden_size, FourPoolings.names.index(how)
+    corpus = load_rated_sentences()
+    sentences = corpus[corpus.split == "test"].text.sample(512 if scale == "full" else 64, random_state=seed).tolist()
+    batched = naive_encode(encoder, sentences, "float32")[:, i * size :][:, :size]
+    alone = np.concatenate([encoder.encode([s])[:, i * size :][:, :size] for s in sentences])
+    cosine = (batched * alone).sum(1) / np.linalg.norm(batched, axis=1) / np.linalg.norm(alone, axis=1)
+    cut = np.mean([len(ids) >= encoder.max_length for ids in encoder.tokenize(sentences)[0]])
+    return len(sentences), {
+        "cosine to alone, lowest": cosine.min(),
+        "cosine to alone, mean": cosine.mean(),
+        "share cut": cut,
+    }
 
 
 def _choices_run(backbone, seed, scale, weights):
@@ -189,6 +207,7 @@ DECAYS, RATES, FEW = (1, 0.95, 0.9, 0.8, 0.65), (2e-5, 5e-5, 1e-4, 2e-4, 5e-4), 
 
 # {study: {setting: function(backbone, seed, scale) -> (training sentences, {metric: value})}}
 STUDIES = {
+    "padding": {how: partial(_padding_run, how=how) for how in ("mean", "unmasked mean")},
     "choices": {w: partial(_choices_run, weights=w) for w in ("pretrained", "random")},
     "paper": {"multi-task": partial(_training_run, epochs=3)},
     "baselines": {
@@ -208,6 +227,7 @@ STUDIES = {
         "sentiment, then domain": partial(_combination_run, how=("sentiment", "domain")),
     },
     "untrained": {w: partial(untrained_run, pretrained=w == "pretrained") for w in ("pretrained", "random")},
+    "frozen": {f"{what} frozen": partial(frozen_run, what=what) for what in ("everything", "head A")},
     "labels": {
         f"{recipe}, {n or 'all'}": partial(labels_run, n=n, recipe=recipe)
         for n in LABELS

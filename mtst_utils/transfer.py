@@ -166,6 +166,22 @@ def forgetting_run(backbone, seed, scale, how, source=None, n=3840, n_first=4000
     return n, before | scores(model, split("test", 2000)) | curve.points | after
 
 
+def frozen_run(backbone, seed, scale, what, n=640):
+    """Train with a part frozen, by an optimizer that knows every parameter: what has moved, and what was learned?"""
+    frame, test = split("train").sample(n if scale == "full" else 64, random_state=seed), split("test", 2000)
+    model = new_model(backbone, seed=seed)
+    parts = {"encoder": model.encoder, "head A": model.heads["domain"], "head B": model.heads["sentiment"]}
+    metrics = scores(model, test, "before, ") | scores(model, frame, "before, training, ")
+    start = {name: [p.detach().clone() for p in part.parameters()] for name, part in parts.items()}
+    optimizer = torch.optim.AdamW(layerwise_lr_groups(model, 2e-4, 0.9, 1e-3), fused=True)
+    freeze({"everything": model, "head A": parts["head A"]}[what])
+    fit(model, frame, epochs=1, optimizer=optimizer, seed=seed, progress=False)
+    for name, part in parts.items():
+        moved = [(p - q).abs().max().item() for p, q in zip(part.parameters(), start[name], strict=True)]
+        metrics[f"largest change, {name}"] = max(moved)
+    return len(frame), metrics | scores(model, test) | scores(model, frame, "training, ")
+
+
 def transfer_run(backbone, seed, scale, recipe, lr=3e-4, ratio=10, pretrained=True, n=1000):
     """One recipe on the same n sentences, and (a linear probe apart) the same number of steps."""
     frame = split("train").sample(n if scale == "full" else 256, random_state=seed)

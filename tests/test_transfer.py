@@ -37,7 +37,7 @@ def tiny(monkeypatch):
 
 def test_every_setting_is_a_run(tiny):
     """One seed of every setting, at quick scale and on few sentences: the names in the registry and the code agree."""
-    for study, sizes in {"untrained": {"n": 100}, "labels": {}, "forgetting": {"n": 64, "n_first": 100},
+    for study, sizes in {"untrained": {"n": 100}, "frozen": {"n": 64}, "labels": {}, "forgetting": {"n": 64, "n_first": 100},
                          "forgetting_hard": {"n": 64, "n_first": 100}, "transfer": {"n": 64}, "out_of_domain": {"n": 64}}.items():  # fmt: skip
         for setting, run in studies.STUDIES[study].items():
             if study == "labels" and not setting.endswith(", 32"):
