@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator, NullLocator
 
 # Okabe & Ito's palette: told apart without colour vision, in print, and on a projector.
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
@@ -170,6 +171,19 @@ def heatmap(table, title, xlabel, label, limit, ax=None, low=None, texts=None):
     return ax
 
 
+def trade_off(x, y, title, xlabel, ylabel, ax=None):
+    """One measure against another, a line per row of two tables alike; the columns run along the line, the first one hollow."""
+    ax = _axes(ax, 7.2, 4)
+    for color, marker, row in zip(COLORS, "osD^vPX*", x.index, strict=False):
+        ax.plot(x.loc[row], y.loc[row], color=color, marker=marker, markersize=6, label=f"{x.index.name} {row:g}")
+        ax.plot(
+            x.loc[row].iloc[0], y.loc[row].iloc[0], color=color, marker=marker, markersize=6, markerfacecolor="white"
+        )
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+    return ax
+
+
 def layer_rates(tables, title, ax=None):
     """The rate of every layer, drawn as the network stands: input at the bottom. tables: {name: lr_table(groups)}."""
     layers = list(next(iter(tables.values()))["name"])
@@ -180,9 +194,19 @@ def layer_rates(tables, title, ax=None):
     ax.axhspan(len(layers) - 1.5, len(layers) - 0.5, color=GREY, alpha=0.15, linewidth=0)
     ax.set(title=title, xlabel="learning rate, log scale", xscale="log", ylim=(-0.7, len(layers) - 0.5))
     ax.set_yticks(range(len(layers)), layers)
-    for end, y, va in (("output: labels", 1, "top"), ("input: words", 0, "bottom")):
-        ax.annotate(end, (0, y), (-88, 0), "axes fraction", "offset points", rotation=90, va=va, color=GREY)
-    ax.annotate("", (-0.2, 0.68), (-0.2, 0.32), "axes fraction", arrowprops={"arrowstyle": "->", "color": GREY})
+    ax.margins(x=0.1)
+    ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
+    beside = {"xycoords": ("axes points", "axes fraction"), "color": GREY}
+    ax.annotate("output: labels", (-98, 1), rotation=90, va="top", **beside)
+    ax.annotate("input: words", (-98, 0), rotation=90, va="bottom", **beside)
+    ax.annotate(
+        "",
+        (-92, 0.68),
+        (-92, 0.32),
+        textcoords=beside["xycoords"],
+        arrowprops={"arrowstyle": "->", "color": GREY},
+        **beside,
+    )
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 

@@ -17,6 +17,7 @@ EFFECTS = pd.DataFrame({"effect": [0.1, 0.0], "low": [0.05, -0.1], "high": [0.15
 SCORES = pd.DataFrame([{"domain": d, "setting": s, "seed": k, "value": 0.5 + 0.1 * k} for d in "xy"
                        for s, seeds in (("one human rater", 1), ("A", 1), ("B", 3)) for k in range(seeds)])  # fmt: skip
 HISTORY = pd.DataFrame({"step": range(1, 41), "epoch": [0] * 20 + [1] * 20, "a loss": 1.0, "b loss": 2.0})
+GRID = pd.DataFrame([[0.1, 0.2], [0.3, 0.4]], index=pd.Index([1, 0.5], name="decay"), columns=[1e-4, 1e-3])
 DRAWN = {
     "token_grid": ([["a", "b"], ["c", "[PAD]"]], [[1, 1], [1, 0]], "T"),
     "similarity_heatmap": (np.eye(4), ["x", "x", "y", "y"], "T"),
@@ -28,6 +29,7 @@ DRAWN = {
     "confusion": (["x", "y"], ["x", "x"], ("x", "y"), "T"),
     "heatmap": (pd.DataFrame([[0.1, -0.2]], index=["row"], columns=["1", "2"]), "T", "x", "label", 1),
     "layer_rates": ({"a": pd.DataFrame({"name": ["embeddings", "block 0", "heads"], "lr": [1e-5, 1e-4, 1e-3]})}, "T"),
+    "trade_off": (GRID, GRID, "T", "x", "y"),
     "paper_figure": (SCORES, "T"),
     "strategies": (pd.DataFrame({"A": [True, False], "B": [True, True]}, index=["embeddings", "head"]), "T"),
     "unfreezing": (pd.DataFrame({"layer": ["block 0", "embeddings"], "step": [2, 4], "lr": [1e-4, 1e-5]}), 10, "T"),

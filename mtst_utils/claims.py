@@ -1,0 +1,79 @@
+"""The ledger of the claims that the series puts to the test: data/claims.csv. `python -m mtst_utils.claims` measures it anew.
+
+An experiment is written as `study | setting | against | metric`: the mean over seeds of the metric in one setting, compared
+with the other seed by seed, with its 95 % t interval. The metric may be a difference, `one metric - another`; `against`
+may be `-`, for a setting that is not compared; `setting @ backbone` is that setting on another backbone. Effects are turned so that above zero is what the claim promises.
+"""
+
+import pandas as pd
+
+from mtst_utils import plots, results
+from mtst_utils.corpora import DATA
+from mtst_utils.intervals import t_interval
+
+LEDGER = DATA / "claims.csv"
+# How a setting is compared with the other, by unit: points are hundredths of a score, "times" is how many times as much.
+UNITS = {"points": lambda a, b: 100 * (a - b), "times": lambda a, b: a / b, "value": lambda a, b: a - b}
+
+
+def ledger():
+    """data/claims.csv: number, claim, experiment, backbone, effect, unit, low, high, seeds, verdict, notebook."""
+    return pd.read_csv(LEDGER)
+
+
+def measure(experiment, backbone, unit):
+    """An experiment's effect, low, high, seeds, from the committed rows. Raises ValueError if it does not follow from them."""
+    study, setting, against, metric = experiment.split(" | ")
+    rows = results.load(study)
+    if study == "benchmarks":  # a run takes the part of a setting, a repeat that of a seed
+        seconds = {"metric": "seconds", "value": rows.seconds / rows.sentences, "backbone": backbone}
+        rows = rows.assign(setting=rows.question + ": " + rows.run, seed=rows.repeat, **seconds)
+    table = rows.pivot_table(index=["backbone", "setting", "seed"], columns="metric", values="value")
+    metric, _, minus = metric.partition(" - ")
+
+    def of(setting):
+        name, _, other = setting.partition(" @ ")
+        try:
+            own = table.loc[(other or backbone, name)]
+            return (own[metric] - (own[minus] if minus else 0)).dropna()
+        except KeyError as missing:
+            raise ValueError(f"{study}.csv has nothing of {missing} for {experiment!r} on {backbone}") from None
+
+    value = of(setting)
+    each = UNITS[unit](value, 0 * value if against == "-" else of(against)).dropna()
+    effect, low, high = t_interval(each)
+    return {"effect": effect, "low": low, "high": high, "seeds": len(each)}
+
+
+def markdown(table):
+    """The ledger as a Markdown table: number, claim, effect with its interval, seeds, verdict, notebook."""
+    lines = ["| | claim | effect, with 95 % interval | seeds | verdict | shown in |", "|---|---|---|---|---|---|"]
+    for row in table.itertuples():
+        numbers = [
+            f"{value:.3g}" if row.unit != "points" else f"{value:.1f}" for value in (row.effect, row.low, row.high)
+        ]
+        effect, low, high = (number.replace("-", "−") for number in numbers)
+        unit = {"points": " points", "times": " times", "value": ""}[row.unit]
+        lines.append(
+            f"| {row.number} | {row.claim} | {effect}{unit} [{low}, {high}] | {row.seeds} | *{row.verdict}* | {row.notebook} |"
+        )
+    return "\n".join(lines)
+
+
+def main():
+    table = ledger()
+    for i, row in table.iterrows():
+        table.loc[i, ["effect", "low", "high", "seeds"]] = measure(row.experiment, row.backbone, row.unit)
+    table.to_csv(LEDGER, index=False)
+    points = table[table.unit == "points"]
+    names = [f"{row.number}: {row.claim}" for row in points.itertuples()]
+    title = "What the claims promise, in points of the score"
+    axes = plots.forest(
+        points.set_axis(names), title, "points; above zero is what the claim promises; 95 % t interval over seeds"
+    )
+    axes.figure.savefig(LEDGER.with_suffix(".png"), dpi=110)
+    print(markdown(table))
+
+
+if __name__ == "__main__":
+    main()
