@@ -49,9 +49,11 @@ def load_backbone(name=None, *, revision=None):
     Only safetensors are read, and no remote code is run. Raises BackboneNotAvailable; never loads another model instead.
     Taught in notebook 01, section 1.
     """
-    name = name or os.environ.get("MTST_BACKBONE") or DEFAULT
+    name = (os.environ.get("MTST_BACKBONE") or DEFAULT) if name is None else name
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(f"name must be a string or a path, not {type(name).__name__}")
+    if not os.fspath(name):
+        raise BackboneNotAvailable(f"name is empty. {WAYS}")
     folder, source = _find(os.fspath(name), revision)
     if not any(folder.glob("model*.safetensors")):
         raise BackboneNotAvailable(

@@ -4,14 +4,20 @@ Taught in notebook 02, section 5.
 """
 
 import numpy as np
+import pandas as pd
 
+from mtst_utils import checks
 from mtst_utils.encoder import checked_sentences
+from mtst_utils.multitask import NO_LABEL
 
 POOL = 50  # batches: sentences are shuffled, then sorted by length within pools of this many batches
 
 
 def encode_labels(model, frame):
     """{task name: LongTensor [N]} for the tasks the frame has a column for. Raises ValueError if it has none."""
+    if not hasattr(model, "tasks"):
+        raise TypeError(f"model must be a MultiTaskModel; got {type(model).__name__}")
+    checks.instance("frame", frame, pd.DataFrame)
     if len(frame) == 0:
         raise ValueError("the frame has no rows")
     if "text" not in frame:
@@ -25,8 +31,10 @@ def encode_labels(model, frame):
 
 
 def encode_frame(model, frame):
-    """A frame as token id lists [N] and {task name: LongTensor [N]}."""
+    """A frame as token id lists [N] and {task name: LongTensor [N]}. Raises ValueError if no row has a label."""
     labels = encode_labels(model, frame)
+    if all((values == NO_LABEL).all() for values in labels.values()):
+        raise ValueError(f"the frame has not one label for any of the tasks {list(labels)}")
     ids, cut = model.encoder.tokenize(checked_sentences(frame["text"], "text"))
     model.encoder.warn_of_cuts(cut, len(ids), stacklevel=4)
     return ids, labels

@@ -34,12 +34,15 @@ class Checkpoint:
 
     def __init__(self, folder, run, same_run):
         self.path = Path(folder, "checkpoint.safetensors") if folder is not None else None
+        try:  # now, and not after an hour of training
+            _ = self.path and self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"checkpoint must be a folder that can be written to; got {folder} ({error})") from error
         self.run, self.same_run, self.saved = run, same_run, time.monotonic()
 
     def save(self, whole, end_of_epoch):
         if self.path is None or not (end_of_epoch or time.monotonic() - self.saved > SAVE_SECONDS):
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         run, optimizer = self.run, self.run.optimizer.state_dict()
         with whole():
             tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}

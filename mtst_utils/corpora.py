@@ -89,6 +89,8 @@ def load_csv(path, text, tasks):
     path = Path(path)
     if not isinstance(tasks, dict) or not tasks:
         raise ValueError(f"tasks must be a dict {{task name: column}} with at least one task; got {tasks!r}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
     rows, lines = [], []
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:

@@ -14,7 +14,9 @@ from sklearn.metrics.pairwise import cosine_similarity
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mtst_utils import checks
 from mtst_utils.backbones import load_backbone
 from mtst_utils.pooling import POOLINGS
 
@@ -29,6 +31,12 @@ def cosine_matrix(a, b=None):
     a, b = np.asarray(a), np.asarray(a if b is None else b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"cosine_matrix needs [N, H] and [M, H]; got {list(a.shape)} and {list(b.shape)}")
+    for name, rows in (("a", a), ("b", b)):
+        bad = ~np.isfinite(rows).all(1) if np.issubdtype(rows.dtype, np.number) else np.ones(1, bool)
+        if bad.any():
+            raise ValueError(
+                f"cosine_matrix needs finite numbers; row {int(bad.argmax())} of {name} holds another value"
+            )
     return cosine_similarity(a, b)
 
 
@@ -43,7 +51,9 @@ class SentenceEncoder(nn.Module):
 
     def __init__(self, backbone, tokenizer, pooling="mean", normalize=False, max_length=None):
         super().__init__()
-        if pooling not in POOLINGS:
+        checks.instance("backbone", backbone, PreTrainedModel)
+        checks.instance("tokenizer", tokenizer, PreTrainedTokenizerBase)
+        if pooling not in list(POOLINGS):
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
         # RoBERTa and MPNet number positions from padding_idx + 1 on, so that their table holds that many fewer.
         positions = getattr(backbone.config, "max_position_embeddings", None) or int(1e9)

@@ -9,6 +9,7 @@ import pandas as pd
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from mtst_utils import checks
 from mtst_utils.layers import backbone_of, by_weight_decay, layer_stack
 
 
@@ -19,7 +20,8 @@ def freeze(module):
     eval mode, also when a model around it is put in train mode. Raises TypeError for what is not a module.
     Taught in notebook 03, section 1.
     """
-    for part in _checked(module, "freeze").modules():
+    checks.instance("module", module, nn.Module)
+    for part in module.modules():
         part.training = False
         part.train = partial(_train_only_children, part)
         for parameter in part.parameters(recurse=False):
@@ -29,7 +31,8 @@ def freeze(module):
 
 def unfreeze(module):
     """Undo `freeze` for a module and all its parts; they are in train mode at the next `train()`."""
-    for part in _checked(module, "unfreeze").modules():
+    checks.instance("module", module, nn.Module)
+    for part in module.modules():
         vars(part).pop("train", None)
         for parameter in part.parameters(recurse=False):
             parameter.requires_grad_(True)
@@ -47,19 +50,13 @@ def _train_only_children(module, mode=True):
     return module
 
 
-def _checked(module, name):
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"{name} needs a torch.nn.Module; got {type(module).__name__}")
-    return module
-
-
 def unfreeze_top_blocks(model, n):
     """Let the top n blocks of a model's backbone learn; everything below, embeddings included, is frozen.
 
     model: a MultiTaskModel, a SentenceEncoder or a backbone; its heads stay as they are. n: 0 freezes the whole
     backbone. Raises ValueError for n below 0 or above the number of blocks. Taught in notebook 03, section 1.
     """
-    backbone = backbone_of(_checked(model, "unfreeze_top_blocks"))
+    backbone = backbone_of(model)
     stack = layer_stack(backbone)
     if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= len(stack.blocks):
         raise ValueError(f"n must be a whole number from 0 to {len(stack.blocks)}, the number of blocks; got {n!r}")
@@ -97,13 +94,13 @@ class GradualUnfreezing:
     """
 
     def __init__(self, start=0.2, end=0.6, base_lr=2e-4, decay=0.9, warmup=10, weight_decay=0.01):
-        if not 0 <= start <= end < 1:
-            raise ValueError(f"start and end must be 0 <= start <= end < 1; got {start!r} and {end!r}")
-        if not (0 < base_lr <= 1 and 0 < decay <= 1 and 0 <= weight_decay < 1):
-            raise ValueError("base_lr and decay must be above 0 and at most 1, and weight_decay in [0, 1); "
-                             f"got {base_lr!r}, {decay!r} and {weight_decay!r}")  # fmt: skip
-        if not warmup >= 1:
-            raise ValueError(f"warmup must be 1 step or more; got {warmup!r}")
+        for name, value in (("start", start), ("end", end), ("weight_decay", weight_decay)):
+            checks.share(name, value)
+        if start > end:
+            raise ValueError(f"start must be at most end; got {start!r} and {end!r}")
+        checks.rate("base_lr", base_lr)
+        checks.rate("decay", decay)
+        checks.whole("warmup", warmup, "of steps, 1 or more", lambda v: v >= 1)
         self.start, self.end, self.warmup = start, end, warmup
         self.base_lr, self.decay, self.weight_decay = base_lr, decay, weight_decay
 

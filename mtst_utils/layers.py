@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
+from mtst_utils import checks
+
 # Where each architecture keeps its parts: (its list of blocks, {whatever stands outside the blocks: its depth}).
 # Depth 0 is the embeddings, 1 is block 0, -1 is the last block (for what comes after it).
 _BERT = ("encoder.layer", {"embeddings": 0, "pooler": -1})
@@ -90,6 +92,7 @@ def backbone_of(model):
 
     A model without any is returned as it is, for `layer_stack` to refuse. Raises ValueError if it holds more than one.
     """
+    checks.instance("model", model, nn.Module)
     found = {}
     for module in model.modules():
         if isinstance(module, PreTrainedModel):

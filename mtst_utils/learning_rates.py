@@ -4,8 +4,10 @@ Taught in notebook 04.
 """
 
 import pandas as pd
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from mtst_utils import checks
 from mtst_utils.layers import backbone_of, by_weight_decay, layer_stack
 
 
@@ -22,10 +24,8 @@ def layerwise_lr_groups(model, base_lr=1e-4, decay=0.95, head_lr=None, weight_de
     """
     head_lr = base_lr if head_lr is None else head_lr
     for name, value in (("base_lr", base_lr), ("head_lr", head_lr), ("decay", decay)):
-        if not 0 < value <= 1:
-            raise ValueError(f"{name} must be above 0 and at most 1; got {value!r}")
-    if not 0 <= weight_decay < 1:
-        raise ValueError(f"weight_decay must be at least 0 and below 1; got {weight_decay!r}")
+        checks.rate(name, value)
+    checks.share("weight_decay", weight_decay)
     stack = layer_stack(backbone_of(model))
     top = len(stack.blocks)  # the depth of the top block: the embeddings have depth 0
     layers = [
@@ -39,7 +39,15 @@ def layerwise_lr_groups(model, base_lr=1e-4, decay=0.95, head_lr=None, weight_de
 
 
 def lr_table(groups):
-    """One row a layer, from the input up: name, lr, parameters (a count). Taught in notebook 04, section 2."""
+    """One row a layer, from the input up: name, lr, parameters (a count). Taught in notebook 04, section 2.
+
+    groups: those of `layerwise_lr_groups`, or an optimizer's param_groups made from them; others raise ValueError.
+    """
+    groups = list(groups)
+    if not groups or not all(isinstance(group, dict) and {"layer", "lr", "params"} <= set(group) for group in groups):
+        raise ValueError(
+            f"groups must be those of layerwise_lr_groups, each with a layer and a rate; got {groups!r:.90}"
+        )
     rows = [{"name": group["layer"], "lr": group["lr"], "parameters": sum(p.numel() for p in group["params"])}
             for group in groups]  # fmt: skip
     return pd.DataFrame(rows).groupby(["name", "lr"], sort=False, as_index=False)["parameters"].sum()
@@ -51,10 +59,9 @@ def warmup_linear(optimizer, total_steps, warmup_fraction=0.1):
     Ratios between groups stay what they are. Raises ValueError for total_steps below 1 or a fraction outside [0, 1).
     Devlin et al. 2019 (BERT), appendix A.2. Taught in notebook 02, section 5.
     """
-    if total_steps < 1 or not 0 <= warmup_fraction < 1:
-        raise ValueError(
-            f"total_steps must be 1 or more and warmup_fraction in [0, 1); got {total_steps}, {warmup_fraction}"
-        )
+    checks.instance("optimizer", optimizer, Optimizer)
+    checks.whole("total_steps", total_steps, "of 1 or more", lambda v: v >= 1)
+    checks.share("warmup_fraction", warmup_fraction)
     warmup = max(1, round(warmup_fraction * total_steps))
     # At step 0 already a little above 0: a first step at rate 0 would be a step wasted.
     return LambdaLR(

@@ -10,11 +10,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HFValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers.utils import ModelOutput
 
+from mtst_utils import checks
 from mtst_utils.encoder import SentenceEncoder, checked_sentences, eval_mode
 
 NO_LABEL = -100
@@ -33,13 +35,15 @@ class Task:
     weight: float = 1.0
 
     def __post_init__(self):
+        checks.instance("labels", self.labels, (tuple, list))  # a string would be taken for its letters
         object.__setattr__(self, "labels", tuple(self.labels))
         if not isinstance(self.name, str) or not self.name or "." in self.name:
             raise ValueError(f"Task: name must be a string, not empty, without a dot; got {self.name!r}")
+        if any(label is None or label != label for label in self.labels):
+            raise ValueError(f"Task {self.name!r}: None and NaN mean that a sentence has no label; got {self.labels!r}")
         if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"Task {self.name!r}: labels must be two or more, each once; got {self.labels!r}")
-        if not 0 < self.weight < float("inf"):
-            raise ValueError(f"Task {self.name!r}: weight must be a positive number; got {self.weight!r}")
+        checks.number(f"Task {self.name!r}: weight", self.weight, "above 0", lambda v: 0 < v < float("inf"))
 
     def encode(self, labels):
         """Labels [N] -> LongTensor [N]; None or NaN (no label) -> -100. ValueError names position and value otherwise."""
@@ -73,13 +77,13 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
 
     def __init__(self, encoder, tasks, dropout=0.1):
         super().__init__()
+        checks.instance("encoder", encoder, SentenceEncoder)
         tasks = list(tasks)
         if not tasks or not all(isinstance(task, Task) for task in tasks):
             raise TypeError(f"tasks must be a list of at least one Task; got {tasks!r}")
         if len({task.name for task in tasks}) < len(tasks):
             raise ValueError(f"tasks must have different names; got {[task.name for task in tasks]}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1; got {dropout!r}")
+        checks.share("dropout", dropout)
         self.encoder, self.tasks = encoder, {task.name: task for task in tasks}
         self.dropout = nn.Dropout(dropout)
         self.heads = nn.ModuleDict({task.name: nn.Linear(encoder.dimension, len(task.labels)) for task in tasks})
@@ -98,13 +102,34 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
             logits = {name: head(shared.float()) for name, head in self.heads.items()}
         if labels is None:
             return MultiTaskOutput(logits=logits, embeddings=embeddings)
+        checks.instance("labels", labels, dict)
         unknown = set(labels) - set(self.tasks)
         if unknown:
             raise ValueError(f"labels of unknown tasks {sorted(unknown)}; this model has {list(self.tasks)}")
         # The sum over the labelled sentences, divided by their number, or by 1 if there is none: 0, not 0 / 0.
-        losses = {name: cross_entropy(logits[name], label, ignore_index=NO_LABEL, reduction="sum")
-                  / (label != NO_LABEL).sum().clamp(min=1) for name, label in labels.items()}  # fmt: skip
+        try:
+            losses = {name: cross_entropy(logits[name], label, ignore_index=NO_LABEL, reduction="sum")
+                      / (label != NO_LABEL).sum().clamp(min=1) for name, label in labels.items()}  # fmt: skip
+        except (
+            IndexError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # looked at only now: it costs nothing before
+            self._check_labels(labels, len(embeddings))
+            raise error
         return MultiTaskOutput(loss=self.total_loss(losses), losses=losses, logits=logits, embeddings=embeddings)
+
+    def _check_labels(self, labels, n):
+        for name, label in labels.items():
+            if not isinstance(label, torch.Tensor) or label.dtype != torch.long or label.shape != (n,):
+                given = f"{label.dtype} {list(label.shape)}" if isinstance(label, torch.Tensor) else f"{label!r:.60}"
+                raise ValueError(f"labels of task {name!r} must be a LongTensor [{n}], one a sentence; got {given}")
+            count = len(self.tasks[name].labels)
+            for i, value in enumerate(label.tolist()):
+                if not (0 <= value < count or value == NO_LABEL):
+                    raise ValueError(f"labels of task {name!r} must be from 0 to {count - 1}, or {NO_LABEL} for none; "
+                                     f"got {value} at position {i}")  # fmt: skip
 
     def total_loss(self, losses):
         """{task: scalar} -> their weighted sum. The one place to change for another way of combining tasks."""
@@ -132,6 +157,14 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
             table[name] = [self.tasks[name].labels[i] for i in probability.argmax(1)]
             table[f"{name} probability"] = probability.max(1)
         return pd.DataFrame(table)
+
+    @classmethod
+    def from_pretrained(cls, name, **options):
+        """A saved model, from a folder or from the hub by name. Raises ValueError for what is neither."""
+        try:
+            return super().from_pretrained(name, **options)
+        except (HFValidationError, OSError) as error:
+            raise ValueError(f"{name} is no folder here, and was not had from the hub ({error})") from error
 
     # ModelHubMixin's save_pretrained, from_pretrained and push_to_hub call these two.
     def _save_pretrained(self, save_directory):

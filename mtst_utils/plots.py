@@ -1,5 +1,7 @@
 """Every figure of the series, one function each, in one style. Each draws on `ax` (or a new one) and returns it."""
 
+from textwrap import fill
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
@@ -107,7 +109,9 @@ def lines(table, title, xlabel, ylabel, ax=None, ylim=None):
 
 def forest(table, title, xlabel, ax=None):
     """Effects with their intervals around a zero line: table has a row an effect and the columns effect, low, high."""
-    ax = _axes(ax, _width(table.index), 0.4 * len(table) + 1.3)
+    names = [fill(name, 52) for name in table.index]
+    lines = [line for name in names for line in name.split("\n")]
+    ax = _axes(ax, _width(lines), 0.4 * max(len(table), 0.8 * len(lines)) + 1.3)
     position = np.arange(len(table))[::-1]
     clear = (table["low"] > 0) | (table["high"] < 0)  # those whose interval leaves zero out
     for chosen, color, marker in ((clear, COLORS[0], "o"), (~clear, GREY, "D")):
@@ -116,7 +120,7 @@ def forest(table, title, xlabel, ax=None):
         ax.errorbar(part["effect"], position[chosen], xerr=errors, fmt=marker, color=color, capsize=3)
     ax.axvline(0, color="black", linewidth=1)
     ax.set(title=title, xlabel=xlabel, yticks=position, ylim=(-0.6, len(table) - 0.4))
-    ax.set_yticklabels(table.index)
+    ax.set_yticklabels(names)
     return ax
 
 

@@ -5,6 +5,8 @@ Taught in notebook 01, section 3.
 
 import torch
 
+from mtst_utils import checks
+
 
 def masked_mean(token_embeddings, attention_mask):
     """Average each sentence's token vectors over its real tokens.
@@ -34,6 +36,8 @@ POOLINGS = {"mean": masked_mean, "cls": first_token, "max": masked_max}
 
 def _checked_mask(token_embeddings, attention_mask):
     """The mask as float32 [B, T, 1]."""
+    checks.instance("token_embeddings", token_embeddings, torch.Tensor)
+    checks.instance("attention_mask", attention_mask, torch.Tensor)
     if token_embeddings.ndim != 3 or attention_mask.shape != token_embeddings.shape[:2]:
         raise ValueError(f"token_embeddings must be [B, T, H] and attention_mask [B, T]; got "
                          f"{list(token_embeddings.shape)} and {list(attention_mask.shape)}")  # fmt: skip

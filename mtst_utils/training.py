@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from sklearn.metrics import f1_score
 from tqdm.auto import tqdm
 
+from mtst_utils import checks
 from mtst_utils.batches import bucketed_batches, encode_frame, encode_labels
 from mtst_utils.checkpoints import Checkpoint, fingerprint
 from mtst_utils.encoder import autocast
@@ -41,6 +42,7 @@ class History(pd.DataFrame):
 
 def seed_everything(seed):
     """Seed Python, NumPy and torch. Taught in notebook 02, section 4."""
+    checks.whole("seed", seed, "from 0 to 2**63 - 1", lambda v: 0 <= v < 2**63)
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -76,10 +78,17 @@ def fit(model, train, valid=None, *, epochs, batch_size=32, optimizer=None, seed
     checkpoint: a folder; training writes its state there and, if it finds one of the same run, goes on from it.
     Raises ValueError for a missing column, an unknown label, an empty frame. Taught in notebook 02, section 5.
     """
+    checks.whole("epochs", epochs, "of 1 or more", lambda v: v >= 1)
+    checks.whole("batch_size", batch_size, "of 1 or more", lambda v: v >= 1)
+    checks.whole("seed", seed, "from 0 on", lambda v: v >= 0)
+    checks.instance("callbacks", callbacks, (list, tuple))
+    checks.instance("optimizer", optimizer, (torch.optim.Optimizer, type(None)))
     accelerator = Accelerator()
     keep_large_buffers()
     model.to(accelerator.device)
     ids, labels = encode_frame(model, train)
+    if valid is not None:  # now, and not at the end of an epoch
+        encode_frame(model, valid)
     lengths, rank, world = [len(row) for row in ids], accelerator.process_index, accelerator.num_processes
     steps_per_epoch = len(bucketed_batches(lengths, batch_size, world))
     run = Run(model, optimizer or default_optimizer(model), epochs * steps_per_epoch)

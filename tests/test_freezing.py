@@ -162,12 +162,6 @@ def test_unfreeze_top_blocks_refuses(n):
         mtst.unfreeze_top_blocks(small.model(), n)
 
 
-@pytest.mark.parametrize("function", [mtst.freeze, mtst.unfreeze])
-def test_freeze_takes_modules_only(function):
-    with pytest.raises(TypeError, match=r"needs a torch.nn.Module; got Parameter"):
-        function(nn.Parameter(torch.ones(1)))
-
-
 def test_parameter_report():
     model = small.model()
     mtst.unfreeze_top_blocks(model, 1)

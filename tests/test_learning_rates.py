@@ -275,27 +275,3 @@ def test_resuming_keeps_the_rates(tmp_path):
     again, rest, _ = run(4, middle)
     assert rest == rates[4:]
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"decay": 0}, "decay must be above 0 and at most 1"),
-        ({"decay": 1.05}, "decay must be above 0 and at most 1; got 1.05"),
-        ({"base_lr": -1e-4}, "base_lr"),
-        ({"base_lr": float("nan")}, "base_lr.*got nan"),
-        ({"head_lr": -1}, "head_lr"),
-        ({"head_lr": 0}, "head_lr must be above 0 and at most 1; got 0"),  # and not, quietly, the base rate
-        ({"weight_decay": -0.1}, "weight_decay"),
-    ],
-)
-def test_bad_rates(options, message):
-    with pytest.raises(ValueError, match=message):
-        mtst.layerwise_lr_groups(model(), **options)
-
-
-def test_bad_schedules():
-    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters())
-    for steps, fraction in ((0, 0.1), (10, 1), (10, -0.1)):
-        with pytest.raises(ValueError, match="total_steps must be 1 or more"):
-            mtst.warmup_linear(optimizer, steps, fraction)

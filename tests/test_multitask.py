@@ -94,7 +94,7 @@ def test_labels_of_an_unknown_task(model):
         ((3, ("a", "b")), "got 3"),
         (("t", ("a",)), "two or more, each once"),
         (("t", ("a", "b", "a")), "two or more, each once"),
-        (("t", ("a", "b"), 0), "weight must be a positive number; got 0"),
+        (("t", ("a", "b"), 0), "weight must be a number above 0; got 0"),
         (("t", ("a", "b"), float("nan")), "got nan"),
         (("t", ("a", "b"), float("inf")), "got inf"),
     ],
@@ -111,7 +111,7 @@ def test_bad_models(tiny_encoder):
         mtst.MultiTaskModel(tiny_encoder, ["sentiment"])
     with pytest.raises(ValueError, match="different names"):
         mtst.MultiTaskModel(tiny_encoder, [TASKS[0], TASKS[0]])
-    with pytest.raises(ValueError, match="dropout must be at least 0 and below 1; got 1"):
+    with pytest.raises(ValueError, match="dropout must be a number from 0 to below 1; got 1"):
         mtst.MultiTaskModel(tiny_encoder, TASKS, dropout=1)
 
 

@@ -1,11 +1,18 @@
 """The notebooks as they are committed: run whole, compared, and fit to be read where they are hosted."""
 
 import ast
+import copy
 import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+
+import mtst_utils as mtst
+from mtst_utils import layerwise, pooling, studies, transfer
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -89,21 +96,33 @@ def test_links_lead_somewhere(path):
 
 
 @pytest.mark.filterwarnings("ignore:.*were cut there")
-def test_solutions_of_exercises_run(encoder, corpus):
-    """The folded solutions of notebook 01, as they stand there."""
-    import numpy as np
-    import torch
-
-    import mtst_utils as mtst
-    from mtst_utils import pooling, studies
-
-    source = next(c.source for c in nbformat.read(NOTEBOOKS[0], 4).cells if c.source.startswith("## Exercises"))
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
+@read
+def test_solutions_of_exercises_run(path, encoder, corpus, capsys):
+    """The folded solutions, as they stand there, on a few sentences, with the names that the notebook's cells have made."""
+    source = next(c.source for c in nbformat.read(path, 4).cells if c.source.startswith("## Exercises"))
     solutions = re.findall(r"```python\n(.*?)```", source, re.DOTALL)
-    assert len(solutions) == 3
-    names = {"mtst": mtst, "np": np, "torch": torch, "studies": studies, "triplets": mtst.load_triplets()[:20],
-             "corpus": corpus[:200], "backbone": encoder.backbone, "tokenizer": encoder.tokenizer}  # fmt: skip
-    before = dict(pooling.POOLINGS)
+    assert len(solutions) >= 2
+    few = {name: corpus[corpus.split == name].sample(48, random_state=0) for name in ("train", "valid", "test")}
+    model = transfer.new_model()
+    names = {"mtst": mtst, "np": np, "pd": pd, "torch": torch, "copy": copy, "studies": studies, "transfer": transfer,
+             "layerwise": layerwise, "triplets": mtst.load_triplets()[:20], "corpus": corpus[:200], "split": few,
+             "backbone": encoder.backbone, "tokenizer": encoder.tokenizer, "train": few["train"], "sentences": few["train"],
+             "tasks": list(model.tasks.values()), "model": model, "reference": model, "start": transfer.new_model(),
+             "after": {"head A frozen": model}}  # fmt: skip
     for solution in solutions:
-        exec(compile(solution, "solution", "exec"), names)
-    pooling.POOLINGS.clear()
-    pooling.POOLINGS.update(before)
+        # A sample as large as the notebook's would take minutes.
+        solution = re.sub(r"\.sample\(\d+", ".sample(32", solution)
+        exec(compile(solution, f"a solution in {path.name}", "exec"), names)
+    assert capsys.readouterr().out
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """A solution may add a pooling or a study: not for the tests after it."""
+    tables = [pooling.POOLINGS, studies.STUDIES["layerwise_many"]]
+    before = [dict(table) for table in tables]
+    yield
+    for table, rows in zip(tables, before, strict=True):
+        table.clear()
+        table.update(rows)

@@ -1,0 +1,45 @@
+"""Checks of what a caller gives: one sentence that names the argument, its value, and what is accepted."""
+
+from numbers import Integral, Real
+
+
+def number(name, value, accepted, holds):
+    """Raises TypeError for what is no number, ValueError where `holds(value)` is false, as it is for NaN.
+
+    accepted: what is accepted, in words, for the message.
+    """
+    _check(Real, name, value, f"a number {accepted}", holds)
+
+
+def whole(name, value, accepted, holds):
+    """As `number`, for a whole number."""
+    _check(Integral, name, value, f"a whole number {accepted}", holds)
+
+
+def instance(name, value, kind):
+    """Raises TypeError for a value that is not of a kind (a class, or several)."""
+    if not isinstance(value, kind):
+        kinds = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+        given = (
+            f"the class {value.__name__}"
+            if isinstance(value, type)
+            else f"{value!r:.60} of type {type(value).__name__}"
+        )
+        raise TypeError(f"{name} must be a {kinds}; got {given}")
+
+
+def _check(kind, name, value, accepted, holds):
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"{name} must be {accepted}; got {value!r:.60} of type {type(value).__name__}")
+    if not holds(value):
+        raise ValueError(f"{name} must be {accepted}; got {value!r}")
+
+
+def rate(name, value):
+    """A learning rate, or a decay of one."""
+    number(name, value, "above 0 and at most 1", lambda v: 0 < v <= 1)
+
+
+def share(name, value):
+    """A share that leaves something: dropout, weight decay, a part of the steps."""
+    number(name, value, "from 0 to below 1", lambda v: 0 <= v < 1)
