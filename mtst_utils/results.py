@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import subprocess
 from importlib import metadata
 
@@ -18,9 +19,14 @@ COLUMNS = "study backbone setting seed n metric value seconds device precision v
 
 
 def load(study):
-    """The committed rows of a study as a frame (empty if there are none)."""
+    """The committed rows of a study as a frame (empty if there are none). Raises ValueError for a file that was cut off."""
     path = RESULTS / f"{study}.csv"
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
+    if not path.is_file():
+        return pd.DataFrame(columns=COLUMNS)
+    if not path.read_bytes().endswith(b"\n"):
+        raise ValueError(f"{path} ends in the middle of a row: something stopped while it was written. Delete the rows of its "
+                         "last run (setting and seed as in the last row), and run the study again")  # fmt: skip
+    return pd.read_csv(path)
 
 
 def with_intervals(rows):
@@ -64,8 +70,13 @@ def append(study, backbone, setting, seed, n, metrics, seconds):
     writer.writerows(
         [study, backbone, setting, seed, n, metric, repr(float(value)), *facts] for metric, value in metrics.items()
     )
-    with path.open("a") as file:
-        file.write(text.getvalue())
+    before = path.stat().st_size if path.is_file() else 0
+    try:
+        with path.open("a") as file:
+            file.write(text.getvalue())
+    except OSError:  # a full disk: a part of the rows would pass for a finished run
+        os.truncate(path, before)
+        raise
 
 
 def _commit():
