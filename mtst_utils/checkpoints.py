@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 SAVE_SECONDS = 20  # a checkpoint is written at the end of an epoch, and whenever the last one is older than this
@@ -50,22 +51,29 @@ class Checkpoint:
             tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
         facts = {"same_run": self.same_run, "step": run.step, "history": run.history, "groups": optimizer["param_groups"],
                  "scheduler": {k: v for k, v in run.scheduler.state_dict().items() if k != "lr_lambdas"}}  # fmt: skip
-        new = self.path.with_suffix(".new")
-        save_file(tensors, new, metadata={"facts": json.dumps(facts)})
-        os.replace(new, self.path)
-        self.saved = time.monotonic()
+        new, self.saved = self.path.with_suffix(".new"), time.monotonic()
+        try:
+            save_file(tensors, new, metadata={"facts": json.dumps(facts)})
+            os.replace(new, self.path)
+        except (OSError, SafetensorError) as error:  # a full disk, say: no reason to lose what is trained
+            new.unlink(missing_ok=True)
+            warnings.warn(f"{self.path} could not be written at step {run.step} ({error}); training goes on, and an "
+                          "interruption now would lose what came after the last one", stacklevel=4)  # fmt: skip
 
     def load(self):
         if self.path is None or not self.path.is_file():
             return
-        with safe_open(self.path, "pt") as file:
-            facts = json.loads(file.metadata()["facts"])
-            if facts["same_run"] != self.same_run:
-                changed = [key for key in self.same_run if facts["same_run"].get(key) != self.same_run[key]]
-                raise ValueError(
-                    f"{self.path} is of another run ({', '.join(changed)} differ): delete it, or choose another folder"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        try:
+            with safe_open(self.path, "pt") as file:
+                facts = json.loads(file.metadata()["facts"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.path} is damaged ({error}): delete it, and the run begins anew") from error
+        if facts["same_run"] != self.same_run:
+            changed = [key for key in self.same_run if facts["same_run"].get(key) != self.same_run[key]]
+            raise ValueError(
+                f"{self.path} is of another run ({', '.join(changed)} differ): delete it, or choose another folder"
+            )
         run, state = self.run, {}
         run.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
         for key, value in tensors.items():

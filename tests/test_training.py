@@ -165,6 +165,51 @@ def test_half_written_checkpoint_is_not_taken_for_a_whole_one(tmp_path, monkeypa
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == good
 
 
+@pytest.mark.parametrize("damage", ["cut", "altered", "empty", "another file"])
+def test_damaged_checkpoint_says_what_to_do(tmp_path, damage):
+    fit(small.model(), checkpoint=tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(
+        {"cut": whole[: len(whole) // 2], "altered": b"x" * 99 + whole[99:], "empty": b"", "another file": b"{}"}[
+            damage
+        ]
+    )
+    with pytest.raises(ValueError, match=r"checkpoint.safetensors is damaged .*: delete it, and the run begins anew"):
+        fit(small.model(), checkpoint=tmp_path)
+    path.unlink()
+    fit(small.model(), checkpoint=tmp_path)
+
+
+def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
+    """The second of two checkpoints cannot be written: the first stays whole, training ends as it would have."""
+    expected, model, calls = small.model(), small.model(), []
+    fit(expected)
+    real = checkpoints.save_file
+
+    def save_file(tensors, path, **options):
+        calls.append(path)
+        if len(calls) == 2:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(tensors, path, **options)
+
+    monkeypatch.setattr(checkpoints, "save_file", save_file)
+    with pytest.warns(UserWarning, match=r"could not be written at step 16 .*No space left.*training goes on"):
+        fit(model, checkpoint=tmp_path)
+    assert torch.equal(weights(model), weights(expected))
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+    again, steps = small.model(), []
+
+    class Count:
+        def on_step(self, run):
+            steps.append(run.step)
+
+    fit(again, checkpoint=tmp_path, callbacks=[Count()])
+    assert steps[0] == 9  # the first epoch's checkpoint was there
+    assert torch.equal(weights(again), weights(expected))
+
+
 def test_ten_kills_and_the_same_weights(tmp_path):
     done = subprocess.run([sys.executable, "tests/killed.py", str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
