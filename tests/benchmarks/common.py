@@ -39,9 +39,9 @@ def compare(question, module, runs, peer, items, description):
     parser.add_argument("--runs", nargs="*", help="only the runs whose names begin with one of these")
     arguments = parser.parse_args()
     if arguments.only:
-        print(
-            "\n", runs[arguments.only](arguments.sentences), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        )
+        seconds = runs[arguments.only](arguments.sentences)
+        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        print("\n", seconds, peak / 1024)
         return
     runs = [name for name in runs if name.startswith(tuple(arguments.runs or [""]))]
     seconds, peak = {name: [] for name in runs}, {name: [] for name in runs}

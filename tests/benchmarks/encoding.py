@@ -1,0 +1,80 @@
+"""Encoding real sentences: sentence-transformers, `SentenceEncoder`, and the matrix multiplications alone, as a ceiling.
+
+python -m tests.benchmarks.encoding [--backbone all-mpnet-base-v2] [--sentences 2000] [--repeats 5]
+"""
+
+import os
+import sys
+import time
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import nn
+
+from mtst_utils.corpora import load_rated_sentences
+from mtst_utils.encoder import SentenceEncoder
+from tests.benchmarks.common import compare
+
+HALF = {"float32": False, "bfloat16": True}
+
+
+def texts(sentences):
+    return load_rated_sentences().text.sample(sentences, random_state=0).tolist()
+
+
+def peer(precision):
+    def measured(sentences):
+        model, asked = (
+            SentenceTransformer(SentenceEncoder.from_pretrained().backbone.name_or_path, device="cpu"),
+            texts(sentences),
+        )
+        with torch.autocast("cpu", torch.bfloat16, HALF[precision]):
+            model.encode(asked[:64], batch_size=32)
+            started = time.perf_counter()
+            model.encode(asked, batch_size=32)
+            return time.perf_counter() - started
+
+    return measured
+
+
+def ours(precision):
+    def measured(sentences):
+        encoder, asked = SentenceEncoder.from_pretrained(), texts(sentences)
+        encoder.encode(asked[:64], precision=precision)
+        started = time.perf_counter()
+        encoder.encode(asked, precision=precision)
+        return time.perf_counter() - started
+
+    return measured
+
+
+def ceiling(precision):
+    """The same linear layers on inputs of the same shapes, one after the other, and nothing else."""
+
+    def measured(sentences):
+        encoder, calls = SentenceEncoder.from_pretrained(), []
+        layers = [module for module in encoder.backbone.modules() if isinstance(module, nn.Linear)]
+        for layer in layers:
+            layer.register_forward_pre_hook(lambda module, inputs: calls.append((module, tuple(inputs[0].shape))))
+        encoder.encode(texts(sentences), precision=precision)
+        kind = torch.bfloat16 if HALF[precision] else torch.float32
+        weights = {layer: layer.weight.detach().to(kind) for layer in layers}
+        inputs = {shape: torch.randn(shape, dtype=kind) for _, shape in calls}
+        started = time.perf_counter()
+        with torch.inference_mode():
+            for layer, shape in calls:
+                nn.functional.linear(inputs[shape], weights[layer])
+        return time.perf_counter() - started
+
+    return measured
+
+
+RUNS = {f"{name}, {precision}": run(precision) for precision in HALF
+        for name, run in (("sentence-transformers", peer), ("SentenceEncoder", ours), ("matrix multiplications alone", ceiling))}  # fmt: skip
+
+if __name__ == "__main__":
+    if "--backbone" in sys.argv:  # the processes that measure must see it, too
+        os.environ["MTST_BACKBONE"] = sys.argv.pop(sys.argv.index("--backbone") + 1)
+        sys.argv.remove("--backbone")
+    question = f"encoding, {os.environ.get('MTST_BACKBONE', 'all-MiniLM-L6-v2')}"
+    compare(question, "tests.benchmarks.encoding", RUNS, "sentence-transformers, float32", 2000, __doc__)
