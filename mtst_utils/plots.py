@@ -165,7 +165,7 @@ def heatmap(table, title, xlabel, label, limit, ax=None, low=None, texts=None):
     image = ax.imshow(table, cmap=colors, vmin=lowest, vmax=limit, origin="lower", aspect="auto")
     for (row, column), value in np.ndenumerate(table.to_numpy(float)):
         text = f"{value:.2f}" if texts is None else texts.iat[row, column]
-        dark = low is not None and value > low + 0.6 * (limit - low)
+        dark = abs(value) > 0.7 * limit if low is None else value > low + 0.6 * (limit - low)
         ax.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
     ax.set(title=title, xlabel=xlabel, ylabel=table.index.name, xticks=range(table.shape[1]), yticks=range(len(table)))
     ax.set_xticklabels(table.columns)
