@@ -65,24 +65,29 @@ class EveryLayer(SentenceEncoder):
         return torch.cat([masked_mean(states.float(), attention_mask) for states in hidden], dim=-1)
 
 
-def layer_probes(encoder, train, test):
-    """{metric: value}: a linear probe for domain (accuracy) and for sentiment (macro F1) on the output of every layer."""
-    every = EveryLayer(encoder.backbone, encoder.tokenizer)
-    size = encoder.dimension
-    x, y = (every.encode(rows.text, precision="auto").reshape(len(rows), -1, size) for rows in (train, test))
-    metrics = {}
+def layer_probes(encoder, train, parts):
+    """{metric: value}: a linear probe for domain (accuracy) and for sentiment (macro F1) on the output of every layer.
+
+    parts: frames to score on, by the prefix of their metrics.
+    """
+    every, size, metrics = EveryLayer(encoder.backbone, encoder.tokenizer), encoder.dimension, {}
+    known, *asked = (
+        every.encode(rows.text, precision="auto").reshape(len(rows), -1, size) for rows in (train, *parts.values())
+    )
     for i, layer in enumerate(layer_stack(encoder.backbone)):
-        metrics[f"domain accuracy, {layer.name}"] = (probe(x[:, i], train.domain, y[:, i]) == test.domain).mean()
-        guess = probe(x[:, i], train.sentiment, y[:, i])
-        metrics[f"sentiment macro F1, {layer.name}"] = f1_score(test.sentiment, guess, average="macro")
+        for (prefix, rows), states in zip(parts.items(), asked, strict=True):
+            guess = {task: probe(known[:, i], train[task], states[:, i]) for task in ("domain", "sentiment")}
+            metrics[f"{prefix}domain accuracy, {layer.name}"] = (guess["domain"] == rows.domain).mean()
+            f1 = f1_score(rows.sentiment, guess["sentiment"], average="macro")
+            metrics[f"{prefix}sentiment macro F1, {layer.name}"] = f1
     return metrics
 
 
 def probes_run(backbone, seed, scale, pretrained=True, n=2000):
-    """What each layer's output is good for, before any training."""
+    """What each layer's output is good for, before any training; on all test sentences, and on all of validation."""
     frame = split("train").sample(n if scale == "full" else 200, random_state=seed)
     encoder = new_model(backbone, seed=seed, pretrained=pretrained).encoder
-    return len(frame), layer_probes(encoder, frame, split("test", 2000))
+    return len(frame), layer_probes(encoder, frame, {"": split("test"), "valid, ": split("valid")})
 
 
 class Curve:

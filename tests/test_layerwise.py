@@ -29,7 +29,7 @@ def test_every_setting_is_a_run(small):
             assert all(np.isfinite(value) for value in metrics.values()), setting
     for setting, run in studies.STUDIES["probes"].items():
         _, metrics = run(None, 0, "quick")
-        assert len(metrics) == 8, setting  # two tasks, four layers
+        assert len(metrics) == 16, setting  # two splits, two tasks, four layers
 
 
 def test_the_registry_says_what_it_runs():
