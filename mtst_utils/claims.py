@@ -13,7 +13,8 @@ from mtst_utils.intervals import t_interval
 
 LEDGER = DATA / "claims.csv"
 # How a setting is compared with the other, by unit: points are hundredths of a score, "times" is how many times as much.
-UNITS = {"points": lambda a, b: 100 * (a - b), "times": lambda a, b: a / b, "value": lambda a, b: a - b}
+UNITS = {"points": lambda a, b: 100 * (a - b), "times": lambda a, b: a / b}
+UNITS |= dict.fromkeys(("value", "cosine", "largest change"), lambda a, b: a - b)
 
 
 def ledger():
@@ -49,13 +50,10 @@ def markdown(table):
     """The ledger as a Markdown table: number, claim, effect with its interval, seeds, verdict, notebook."""
     lines = ["| | claim | effect, with 95 % interval | seeds | verdict | shown in |", "|---|---|---|---|---|---|"]
     for row in table.itertuples():
-        numbers = [
-            f"{value:.3g}" if row.unit != "points" else f"{value:.1f}" for value in (row.effect, row.low, row.high)
-        ]
-        effect, low, high = (number.replace("-", "−") for number in numbers)
-        unit = {"points": " points", "times": " times", "value": ""}[row.unit]
+        digits = ".1f" if row.unit == "points" else ".3g"
+        effect, low, high = (f"{value:{digits}}".replace("-", "−") for value in (row.effect, row.low, row.high))
         lines.append(
-            f"| {row.number} | {row.claim} | {effect}{unit} [{low}, {high}] | {row.seeds} | *{row.verdict}* | {row.notebook} |"
+            f"| {row.number} | {row.claim} | {effect} {row.unit} [{low}, {high}] | {row.seeds} | *{row.verdict}* | {row.notebook} |"
         )
     return "\n".join(lines)
 
