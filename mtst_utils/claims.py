@@ -12,8 +12,8 @@ from mtst_utils.corpora import DATA
 from mtst_utils.intervals import t_interval
 
 LEDGER = DATA / "claims.csv"
-# How a setting is compared with the other, by unit: points are hundredths of a score, "times" is how many times as much.
-UNITS = {"points": lambda a, b: 100 * (a - b), "times": lambda a, b: a / b}
+# How a setting is compared with the other, by unit: points are hundredths of a score.
+UNITS = dict.fromkeys(("points", "hundredths"), lambda a, b: 100 * (a - b)) | {"times": lambda a, b: a / b}
 UNITS |= dict.fromkeys(("value", "cosine", "largest change"), lambda a, b: a - b)
 
 
@@ -50,7 +50,7 @@ def markdown(table):
     """The ledger as a Markdown table: number, claim, effect with its interval, seeds, verdict, notebook."""
     lines = ["| | claim | effect, with 95 % interval | seeds | verdict | shown in |", "|---|---|---|---|---|---|"]
     for row in table.itertuples():
-        digits = ".1f" if row.unit == "points" else ".3g"
+        digits = ".1f" if row.unit in ("points", "hundredths") else ".3g"
         effect, low, high = (f"{value:{digits}}".replace("-", "−") for value in (row.effect, row.low, row.high))
         lines.append(
             f"| {row.number} | {row.claim} | {effect} {row.unit} [{low}, {high}] | {row.seeds} | *{row.verdict}* | {row.notebook} |"
