@@ -199,7 +199,9 @@ def layer_rates(tables, title, ax=None):
     ax.set(title=title, xlabel="learning rate, log scale", xscale="log", ylim=(-0.7, len(layers) - 0.5))
     ax.set_yticks(range(len(layers)), layers)
     ax.margins(x=0.1)
-    ax.xaxis.set(major_locator=LogLocator(subs=(1, 3)), major_formatter="{x:g}", minor_locator=NullLocator())
+    low, high = ax.get_xlim()
+    ticks = (1, 3) if high > 50 * low else (1, 2, 3, 5, 7)
+    ax.xaxis.set(major_locator=LogLocator(subs=ticks), major_formatter="{x:g}", minor_locator=NullLocator())
     beside = {"xycoords": ("axes points", "axes fraction"), "color": GREY}
     ax.annotate("output: labels", (-98, 1), rotation=90, va="top", **beside)
     ax.annotate("input: words", (-98, 0), rotation=90, va="bottom", **beside)

@@ -14,7 +14,7 @@ from mtst_utils.results import DEFAULT
 ROOT = Path(__file__).parent.parent
 LEDGER = claims.ledger()
 README = (ROOT / "README.md").read_text()
-QUOTES = list(csv.DictReader((Path(__file__).parent / "quotes.csv").open()))
+QUOTES = list(csv.DictReader((Path(__file__).parent / "quotes.csv").read_text().splitlines()))
 
 
 def text_of(path):
@@ -33,7 +33,7 @@ def test_all_claims_are_there():
         assert len(list((ROOT / "notebooks").glob(f"{notebook[:2]}_*.ipynb"))) == 1
 
 
-@pytest.mark.parametrize("row", LEDGER.itertuples(), ids=lambda row: f"{row.number}-{row.backbone}")
+@pytest.mark.parametrize("row", list(LEDGER.itertuples()), ids=lambda row: f"{row.number}-{row.backbone}")
 def test_every_number_follows_from_the_runs(row):
     measured = claims.measure(row.experiment, row.backbone, row.unit)
     assert (row.effect, row.low, row.high) == pytest.approx(
@@ -42,7 +42,7 @@ def test_every_number_follows_from_the_runs(row):
     assert row.seeds == measured["seeds"] >= 3
 
 
-@pytest.mark.parametrize("row", LEDGER.itertuples(), ids=lambda row: f"{row.number}-{row.backbone}")
+@pytest.mark.parametrize("row", list(LEDGER.itertuples()), ids=lambda row: f"{row.number}-{row.backbone}")
 def test_the_verdict_is_what_the_interval_says(row):
     """Effects are turned so that above `nothing` is what the claim promises; "partly" is explained in the notebook."""
     if row.unit == "largest change" or "before, training" in row.experiment:  # the claim promises that nothing moves
