@@ -65,7 +65,7 @@ def main():
     table.to_csv(LEDGER, index=False)
     points = table[table.unit == "points"]
     names = [f"{row.number}: {row.claim}" for row in points.itertuples()]
-    title = "What the claims promise, in points of the score"
+    title = "Pretraining delivers what it promises; most recipes move a point at most"
     axes = plots.forest(
         points.set_axis(names), title, "points; above zero is what the claim promises; 95 % t interval over seeds"
     )
