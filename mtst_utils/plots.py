@@ -109,7 +109,7 @@ def lines(table, title, xlabel, ylabel, ax=None, ylim=None):
 
 def forest(table, title, xlabel, ax=None):
     """Effects with their intervals around a zero line: table has a row an effect and the columns effect, low, high."""
-    names = [fill(name, 52) for name in table.index]
+    names = [fill(name, 60) for name in table.index]
     lines = [line for name in names for line in name.split("\n")]
     ax = _axes(ax, _width(lines), 0.4 * max(len(table), 0.8 * len(lines)) + 1.3)
     position = np.arange(len(table))[::-1]
