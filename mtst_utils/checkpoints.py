@@ -35,8 +35,9 @@ class Checkpoint:
 
     def __init__(self, folder, run, same_run):
         self.path = Path(folder, "checkpoint.safetensors") if folder is not None else None
-        try:  # now, and not after an hour of training
-            _ = self.path and self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if folder is not None:  # now, and not after an hour of training
+                self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"checkpoint must be a folder that can be written to; got {folder} ({error})") from error
         self.run, self.same_run, self.saved = run, same_run, time.monotonic()

@@ -25,7 +25,7 @@ def instance(name, value, kind):
             if isinstance(value, type)
             else f"{value!r:.60} of type {type(value).__name__}"
         )
-        raise TypeError(f"{name} must be a {kinds}; got {given}")
+        raise TypeError(f"{name} must be of type {kinds}; got {given}")
 
 
 def _check(kind, name, value, accepted, holds):

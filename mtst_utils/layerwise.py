@@ -17,9 +17,9 @@ from mtst_utils.learning_rates import layerwise_lr_groups
 from mtst_utils.pooling import masked_mean
 from mtst_utils.probes import probe, triplet_hits
 from mtst_utils.training import fit
-from mtst_utils.transfer import drift, layer_states, new_model, scores, split
+from mtst_utils.transfer import Curve, drift, layer_states, new_model, scores, split
 
-CURVE = (20, 40, 60, 90)  # steps after which validation sentences are looked at, the end apart
+STEPS = (20, 40, 60, 90)  # steps after which validation sentences are looked at, the end apart
 
 
 def upside_down(groups):
@@ -90,16 +90,11 @@ def probes_run(backbone, seed, scale, pretrained=True, n=2000):
     return len(frame), layer_probes(encoder, frame, {"": split("test"), "valid, ": split("valid")})
 
 
-class Curve:
-    """A callback of `fit`: each task's figure on validation sentences, after some of the steps."""
+class BothTasks(Curve):
+    """A Curve of each task's figure."""
 
-    def __init__(self, frame, steps=CURVE):
-        self.frame, self.steps, self.points = frame, steps, {}
-
-    def on_step(self, run):
-        if run.step in self.steps:
-            after = main_scores(run.model, self.frame, "valid, ")
-            self.points |= {f"{name}, step {run.step}": value for name, value in after.items()}
+    def look(self, model):
+        return main_scores(model, self.frame, "valid, ")
 
 
 def main_scores(model, frame, prefix):
@@ -116,7 +111,7 @@ def layerwise_run(backbone, seed, scale, decay, lr=2e-4, n=4000, epochs=1, head_
     similar = sample_similarities(model.encoder)
     groups = layerwise_lr_groups(model, lr, decay, head_lr)
     optimizer = torch.optim.AdamW(upside_down(groups) if mirrored else groups, fused=True)
-    curve = Curve(valid[:300])
+    curve = BothTasks(valid[:300], STEPS)
     callbacks = [curve, GradualUnfreezing(0.2, 0.6, lr, decay)] if gradual else [curve]
     history = fit(model, frame, epochs=epochs, optimizer=optimizer, seed=seed, callbacks=callbacks, progress=False)
     metrics = scores(model, split("test", 2000)) | main_scores(model, frame[:500], "training, ")

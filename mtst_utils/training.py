@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from mtst_utils import checks
 from mtst_utils.batches import bucketed_batches, encode_frame, encode_labels
 from mtst_utils.checkpoints import Checkpoint, fingerprint
-from mtst_utils.encoder import autocast
+from mtst_utils.encoder import autocast, checked_sentences
 from mtst_utils.learning_rates import layerwise_lr_groups, warmup_linear
 from mtst_utils.multitask import NO_LABEL
 from mtst_utils.prefix import FrozenPrefix
@@ -88,7 +88,8 @@ def fit(model, train, valid=None, *, epochs, batch_size=32, optimizer=None, seed
     model.to(accelerator.device)
     ids, labels = encode_frame(model, train)
     if valid is not None:  # now, and not at the end of an epoch
-        encode_frame(model, valid)
+        encode_labels(model, valid)
+        checked_sentences(valid["text"], "text")
     lengths, rank, world = [len(row) for row in ids], accelerator.process_index, accelerator.num_processes
     steps_per_epoch = len(bucketed_batches(lengths, batch_size, world))
     run = Run(model, optimizer or default_optimizer(model), epochs * steps_per_epoch)

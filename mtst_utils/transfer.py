@@ -120,15 +120,17 @@ class PullToStart:
 
 
 class Curve:
-    """A callback of `fit`: task A's accuracy on validation sentences, after some of the steps."""
+    """A callback of `fit`: what `look` finds on validation sentences after some of the steps; here task A's accuracy."""
 
     def __init__(self, frame, steps=CURVE):
-        self.frame, self.steps, self.points = frame[["text", "domain"]], steps, {}
+        self.frame, self.steps, self.points = frame, steps, {}
 
     def on_step(self, run):
         if run.step in self.steps:
-            table = evaluate(run.model, self.frame)
-            self.points[f"domain accuracy on validation, step {run.step}"] = table.accuracy[0]
+            self.points |= {f"{name}, step {run.step}": value for name, value in self.look(run.model).items()}
+
+    def look(self, model):
+        return {"domain accuracy on validation": evaluate(model, self.frame[["text", "domain"]]).accuracy[0]}
 
 
 @lru_cache(maxsize=1)

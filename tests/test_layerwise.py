@@ -1,6 +1,9 @@
 """The experiments of notebook 04, on a tiny backbone: what they measure is what they are called."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import tiny_backbone, tiny_tokenizer
@@ -118,3 +121,18 @@ def test_committed_grids_are_whole():
         assert set(studies.STUDIES[study]) == set(rows.setting)
         assert (rows.groupby("setting").seed.nunique() >= 5).all()
         assert np.isfinite(rows.value).all()
+
+
+def test_counts_in_notebook_4_follow_from_the_grids():
+    """What is said there without an interval: how many cells are clear of decay 1, and how far the base rate moves a score."""
+    notebook = next((Path(__file__).parent.parent / "notebooks").glob("04_*.ipynb")).read_text()
+    grids = ("layerwise_many", "layerwise_few")
+    cells = {metric: pd.concat([layerwise.grid_against_one(study, metric) for study in grids])
+             for metric in ("sentiment macro F1", "domain accuracy")}  # fmt: skip
+    above = {metric: int((table.low > 0).sum()) for metric, table in cells.items()}
+    below = {metric: int((table.high < 0).sum()) for metric, table in cells.items()}
+    assert above["sentiment macro F1"] == 0
+    assert f"Of the 40 cells {below['sentiment macro F1']} are clearly below decay 1 and none above" in notebook
+    assert f"{below['domain accuracy']} cells clearly below decay 1, {above['domain accuracy']} above" in notebook
+    spread = [100 * np.ptp(layerwise.grid(study, "sentiment macro F1").loc[1]) for study in grids]
+    assert f"by {spread[0]:.0f} points on 4,000 sentences and by {spread[1]:.0f} on 200" in notebook
