@@ -10,17 +10,16 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import f1_score
 from tqdm.auto import tqdm
 
 from mtst_utils import results
 from mtst_utils.backbones import DEFAULT, load_backbone
-from mtst_utils.baselines import human_scores, macro_f1, paper_scores, sentiment_score, tfidf, three_class, vader
-from mtst_utils.corpora import DOMAINS, SENTIMENTS, load_human_ratings, load_rated_sentences, load_triplets
+from mtst_utils.corpora import DOMAINS, load_rated_sentences, load_triplets
 from mtst_utils.encoder import SentenceEncoder
 from mtst_utils.intervals import accuracy_of, bootstrap_score, wilson
 from mtst_utils.layerwise import layerwise_run, probes_run
 from mtst_utils.multitask import MultiTaskModel
+from mtst_utils.paper import baseline_run, scores_on, training_run
 from mtst_utils.pooling import first_token, masked_max, masked_mean
 from mtst_utils.probes import probe, triplet_hits
 from mtst_utils.training import fit
@@ -115,39 +114,6 @@ def _choices_run(backbone, seed, scale, weights):
     return 4000, metrics
 
 
-def scores_on(model, test):
-    """{metric: value} on the test split: accuracy and macro F1 per task; per domain, the paper's figures for sentiment."""
-    probabilities = model.probabilities(test.text)
-    metrics = {}
-    for name, probability in probabilities.items():
-        predicted = np.array(model.tasks[name].labels)[probability.argmax(1)]
-        metrics[f"{name} accuracy"] = (predicted == test[name]).mean()
-        metrics[f"{name} macro F1"] = f1_score(test[name], predicted, average="macro")
-    if "sentiment" in probabilities:
-        score = sentiment_score(probabilities["sentiment"])
-        predicted = np.array(SENTIMENTS)[probabilities["sentiment"].argmax(1)]
-        metrics |= per_domain(
-            paper_scores(score, test.rating, test.domain), macro_f1(predicted, test.sentiment, test.domain)
-        )
-    return metrics
-
-
-def per_domain(paper, f1):
-    """The paper's figures and the macro F1 per domain as {metric: value}."""
-    table = paper.assign(**{"macro F1": f1})
-    return {f"{domain}, {name}": table.loc[domain, name] for domain in table.index for name in table}
-
-
-def _training_run(backbone, seed, scale, tasks=("domain", "sentiment"), n=None, epochs=2, **weights):
-    corpus = load_rated_sentences()
-    train = corpus[corpus.split == "train"]
-    n = min(n or len(train), len(train) if scale == "full" else 1500)
-    model = new_model(backbone, tasks, seed, **weights)
-    # The same seed draws the same sentences, the same order and the same starting weights in every setting: paired.
-    fit(model, train.sample(n, random_state=seed), epochs=epochs, seed=seed, progress=False)
-    return n, scores_on(model, corpus[corpus.split == "test"])
-
-
 class UncertaintyWeighted(MultiTaskModel):
     """Kendall et al. 2018: loss = sum of exp(-s) * loss + s, with one learned s per task."""
 
@@ -174,34 +140,21 @@ def _combination_run(backbone, seed, scale, how, n=1500, epochs=2):
     return len(train), scores_on(model, corpus[corpus.split == "test"])
 
 
-def _baseline_run(backbone, seed, scale, name):
-    corpus = load_rated_sentences()
-    train, test = corpus[corpus.split == "train"], corpus[corpus.split == "test"]
-    if name == "one human rater":
-        table = human_scores(test, load_human_ratings())
-        return 0, per_domain(table[["r", "sign F1"]], table["macro F1"])
-    if name == "VADER":
-        score = vader(test.text)
-        predicted = three_class(score, border=0.05)  # the borders its authors state
-        n = 0
-    else:
-        model = tfidf().fit(train.text, train.sentiment)
-        score, predicted = sentiment_score(model.predict_proba(test.text), model.classes_), model.predict(test.text)
-        n = len(train)
-    metrics = {"sentiment accuracy": (predicted == test.sentiment).mean(),
-               "sentiment macro F1": f1_score(test.sentiment, predicted, average="macro")}  # fmt: skip
-    if n:
-        predicted_domain = tfidf().fit(train.text, train.domain).predict(test.text)
-        metrics |= {"domain accuracy": (predicted_domain == test.domain).mean(),
-                    "domain macro F1": f1_score(test.domain, predicted_domain, average="macro")}  # fmt: skip
-    return n, metrics | per_domain(
-        paper_scores(score, test.rating, test.domain), macro_f1(predicted, test.sentiment, test.domain)
-    )
-
-
 FORGETTING = ("head A frozen", "head A not frozen", "a tenth of the rate", "backbone frozen", "distillation, weight 1",
               "distillation, weight 0.3", "replay", "L2 to the start", "joint", "joint, head A frozen")  # fmt: skip
 FORGETTING_HARD = ("head A frozen", "distillation, weight 0.3", "replay", "L2 to the start")
+
+STEP, ALL_THREE = "rating step", ("domain", "sentiment", "rating step")
+RECIPES = {  # for the paper's table, compared on validation: what is learned, and at which rates
+    "three classes": {"tasks": ("sentiment",)},
+    "three classes, domain": {"tasks": ("domain", "sentiment")},
+    "rating": {"tasks": (STEP,)},
+    "rating, domain": {"tasks": ("domain", STEP)},
+    "rating, three classes, domain": {"tasks": ALL_THREE},
+    "rating x 3, three classes, domain": {"tasks": ALL_THREE, STEP: 3.0},
+    "rating, three classes, domain, 0.0001": {"tasks": ALL_THREE, "lr": 1e-4},
+    "rating, three classes, domain, decay 1": {"tasks": ALL_THREE, "decay": 1},
+}
 
 DECAYS, RATES, FEW = (1, 0.95, 0.9, 0.8, 0.65), (2e-5, 5e-5, 1e-4, 2e-4, 5e-4), {"n": 200, "epochs": 10}
 
@@ -209,14 +162,15 @@ DECAYS, RATES, FEW = (1, 0.95, 0.9, 0.8, 0.65), (2e-5, 5e-5, 1e-4, 2e-4, 5e-4), 
 STUDIES = {
     "padding": {how: partial(_padding_run, how=how) for how in ("mean", "unmasked mean")},
     "choices": {w: partial(_choices_run, weights=w) for w in ("pretrained", "random")},
-    "paper": {"multi-task": partial(_training_run, epochs=3)},
+    "paper_recipes": {name: partial(training_run, n=4000, asked="valid", **how) for name, how in RECIPES.items()},
+    "paper": {"multi-task": partial(training_run, epochs=3)},
     "baselines": {
-        name: partial(_baseline_run, name=name) for name in ("one human rater", "VADER", "TF-IDF + logistic regression")
+        name: partial(baseline_run, name=name) for name in ("one human rater", "VADER", "TF-IDF + logistic regression")
     },
     "multitask": {
-        "joint": partial(_training_run, n=3000),
-        "domain only": partial(_training_run, n=3000, tasks=("domain",)),
-        "sentiment only": partial(_training_run, n=3000, tasks=("sentiment",)),
+        "joint": partial(training_run, n=3000),
+        "domain only": partial(training_run, n=3000, tasks=("domain",)),
+        "sentiment only": partial(training_run, n=3000, tasks=("sentiment",)),
     },
     "combination": {
         "sum": partial(_combination_run, how=1.0),

@@ -20,6 +20,7 @@ from mtst_utils.learning_rates import layerwise_lr_groups
 from mtst_utils.multitask import MultiTaskModel, Task
 from mtst_utils.pooling import masked_mean
 from mtst_utils.probes import regularised_probe
+from mtst_utils.ratings import STEPS
 from mtst_utils.training import evaluate, fit, seed_everything
 
 CURVE = (15, 30, 60, 90, 120)  # steps on task B after which task A is looked at
@@ -30,7 +31,7 @@ def new_model(backbone=None, tasks=("domain", "sentiment"), seed=0, pretrained=T
     weights: {task name: its weight in the loss}.
     """
     seed_everything(seed)
-    labels = {"domain": tuple(DOMAINS), "sentiment": SENTIMENTS}
+    labels = {"domain": tuple(DOMAINS), "sentiment": SENTIMENTS, "rating step": STEPS}
     encoder = SentenceEncoder.from_pretrained(backbone)
     if not pretrained:
         encoder.backbone = type(encoder.backbone)(encoder.backbone.config, add_pooling_layer=False)

@@ -1,0 +1,77 @@
+"""The experiments of notebook 02: one model for both tasks, beside single tasks, people, VADER and the published table.
+
+Each `..._run` returns (training sentences, {metric: value}); `studies.STUDIES` lists the settings.
+"""
+
+import numpy as np
+from sklearn.metrics import f1_score
+
+from mtst_utils.baselines import human_scores, macro_f1, paper_scores, sentiment_score, tfidf, three_class, vader
+from mtst_utils.corpora import load_human_ratings, load_rated_sentences
+from mtst_utils.ratings import expected_rating, rating_step
+from mtst_utils.training import default_optimizer, fit
+from mtst_utils.transfer import new_model
+
+
+def scores_on(model, test, prefix=""):
+    """{metric: value}: accuracy and macro F1 per task, and per domain the paper's figures, from the rating if it is learned."""
+    probabilities = model.probabilities(test.text)
+    metrics, predicted = {}, {}
+    for name, probability in probabilities.items():
+        predicted[name] = np.array(model.tasks[name].labels)[probability.argmax(1)]
+        metrics[f"{name} accuracy"] = (predicted[name] == test[name]).mean()
+        metrics[f"{name} macro F1"] = f1_score(test[name], predicted[name], average="macro")
+    score = sentiment_score(probabilities["sentiment"]) if "sentiment" in probabilities else None
+    if "rating step" in probabilities:  # what is asked for itself, and not a stand-in
+        score = expected_rating(probabilities["rating step"])
+    if score is not None:
+        three = predicted.get("sentiment", three_class(score))
+        metrics |= per_domain(
+            paper_scores(score, test.rating, test.domain), macro_f1(three, test.sentiment, test.domain)
+        )
+    return {f"{prefix}{name}": value for name, value in metrics.items()}
+
+
+def per_domain(paper, f1):
+    """The paper's figures and the macro F1 per domain as {metric: value}."""
+    table = paper.assign(**{"macro F1": f1})
+    return {f"{domain}, {name}": table.loc[domain, name] for domain in table.index for name in table}
+
+
+def training_run(backbone, seed, scale, tasks=("domain", "sentiment"), n=None, epochs=2, lr=2e-4, decay=0.9,
+                 asked="test", **weights):  # fmt: skip
+    """Train on n sentences (None: all) and score on the split that is asked."""
+    corpus = load_rated_sentences()
+    corpus["rating step"] = rating_step(corpus.rating)
+    train = corpus[corpus.split == "train"]
+    n = min(n or len(train), len(train) if scale == "full" else 1500)
+    model = new_model(backbone, tasks, seed, **weights)
+    # The same seed draws the same sentences, the same order and the same starting weights in every setting: paired.
+    optimizer = default_optimizer(model, lr, decay)
+    fit(model, train.sample(n, random_state=seed), epochs=epochs, optimizer=optimizer, seed=seed, progress=False)
+    return n, scores_on(model, corpus[corpus.split == asked], "" if asked == "test" else f"{asked}, ")
+
+
+def baseline_run(backbone, seed, scale, name):
+    corpus = load_rated_sentences()
+    train, test = corpus[corpus.split == "train"], corpus[corpus.split == "test"]
+    if name == "one human rater":
+        table = human_scores(test, load_human_ratings())
+        return 0, per_domain(table[["r", "sign F1"]], table["macro F1"])
+    if name == "VADER":
+        score = vader(test.text)
+        predicted = three_class(score, border=0.05)  # the borders its authors state
+        n = 0
+    else:
+        model = tfidf().fit(train.text, train.sentiment)
+        score, predicted = sentiment_score(model.predict_proba(test.text), model.classes_), model.predict(test.text)
+        n = len(train)
+    metrics = {"sentiment accuracy": (predicted == test.sentiment).mean(),
+               "sentiment macro F1": f1_score(test.sentiment, predicted, average="macro")}  # fmt: skip
+    if n:
+        predicted_domain = tfidf().fit(train.text, train.domain).predict(test.text)
+        metrics |= {"domain accuracy": (predicted_domain == test.domain).mean(),
+                    "domain macro F1": f1_score(test.domain, predicted_domain, average="macro")}  # fmt: skip
+    return n, metrics | per_domain(
+        paper_scores(score, test.rating, test.domain), macro_f1(predicted, test.sentiment, test.domain)
+    )
