@@ -153,7 +153,7 @@ RECIPES = {  # for the paper's table, compared on validation: what is learned, a
     "rating, three classes, domain": {"tasks": ALL_THREE},
     "rating x 3, three classes, domain": {"tasks": ALL_THREE, STEP: 3.0},
     "rating, three classes, domain, 0.0001": {"tasks": ALL_THREE, "lr": 1e-4},
-    "rating, three classes, domain, decay 1": {"tasks": ALL_THREE, "decay": 1},
+    "rating, three classes, domain, 5e-05": {"tasks": ALL_THREE, "lr": 5e-5},
 }
 
 DECAYS, RATES, FEW = (1, 0.95, 0.9, 0.8, 0.65), (2e-5, 5e-5, 1e-4, 2e-4, 5e-4), {"n": 200, "epochs": 10}

@@ -10,7 +10,7 @@ from conftest import tiny_backbone, tiny_tokenizer
 from sentence_transformers import SentenceTransformer
 
 import mtst_utils as mtst
-from mtst_utils.encoder import batches_by_tokens, eval_mode
+from mtst_utils.encoder import _log_once, batches_by_tokens, eval_mode
 
 TEXTS = ["the cat sat on a mat", "", "late", "nobody expected the train to be late today", "a " * 30, "x y z", "!?"]
 
@@ -68,7 +68,33 @@ def test_chunks_are_joined(tiny_encoder, monkeypatch):
 def test_bfloat16_is_close(encoder, corpus):
     texts = corpus.text.sample(40, random_state=1).tolist()
     cosine = (unit(encoder.encode(texts)) * unit(encoder.encode(texts, precision="bfloat16"))).sum(1)
-    assert 0.999 < cosine.min() < 1
+    assert 0.9995 < cosine.min() < 1
+
+
+def test_bfloat16_leaves_the_weights_what_they_are_and_holds_for_every_architecture(any_encoder):
+    before = {name: weight.clone() for name, weight in any_encoder.named_parameters()}
+    exact, half = any_encoder.encode(TEXTS), any_encoder.encode(TEXTS, precision="bfloat16")
+    assert half.dtype == np.float32
+    assert (unit(exact) * unit(half)).sum(1).min() > 0.99  # random weights of width 32: errors do not average out
+    for name, weight in any_encoder.named_parameters():
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, before[name])
+    assert np.array_equal(any_encoder.encode(TEXTS), exact)
+
+
+@pytest.mark.parametrize(("hardware", "chosen"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_takes_bfloat16_only_where_it_is_in_hardware_and_says_so_once(
+    tiny_encoder, monkeypatch, caplog, hardware, chosen
+):
+    monkeypatch.setattr("mtst_utils.encoder.has_bfloat16", lambda device: hardware)
+    _log_once.cache_clear()
+    with caplog.at_level("INFO", logger="mtst_utils"):
+        for _ in range(3):
+            auto = tiny_encoder.encode(TEXTS, precision="auto")
+    assert np.array_equal(auto, tiny_encoder.encode(TEXTS, precision=chosen))
+    assert not np.array_equal(auto, tiny_encoder.encode(TEXTS, precision="float32" if hardware else "bfloat16"))
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(f"precision='auto' is {chosen} on this cpu")
 
 
 def test_one_string_is_a_vector_and_none_is_an_empty_matrix(tiny_encoder):
