@@ -2,12 +2,14 @@
 
 An experiment is written as `study | setting | against | metric`: the mean over seeds of the metric in one setting, compared
 with the other seed by seed, with its 95 % t interval. The metric may be a difference, `one metric - another`; `against`
-may be `-`, for a setting that is not compared; `setting @ backbone` is that setting on another backbone. Effects are turned so that above zero is what the claim promises.
+may be `-`, for a setting that is not compared; `setting @ backbone` is that setting on another backbone. Effects are
+turned so that above zero is what the claim promises.
 """
 
 import pandas as pd
 
 from mtst_utils import plots, results
+from mtst_utils.backbones import DEFAULT
 from mtst_utils.corpora import DATA
 from mtst_utils.intervals import t_interval
 
@@ -18,8 +20,16 @@ UNITS |= dict.fromkeys(("value", "cosine", "largest change"), lambda a, b: a - b
 
 
 def ledger():
-    """data/claims.csv: number, claim, experiment, backbone, effect, unit, low, high, seeds, verdict, notebook."""
+    """data/claims.csv: number, claim, experiment, backbone, effect, unit, low, high, seeds, verdict, notebook; every claim
+    on the default backbone, and below it on another one where that was measured.
+    """
     return pd.read_csv(LEDGER)
+
+
+def names(table):
+    """What each row of the ledger is called in a figure: [N] strings."""
+    return [f"{row.number}: {row.claim}" if row.backbone == DEFAULT else f"{row.number}, on {row.backbone}"
+            for row in table.itertuples()]  # fmt: skip
 
 
 def measure(experiment, backbone, unit):
@@ -50,10 +60,11 @@ def markdown(table):
     """The ledger as a Markdown table: number, claim, effect with its interval, seeds, verdict, notebook."""
     lines = ["| | claim | effect, with 95 % interval | seeds | verdict | shown in |", "|---|---|---|---|---|---|"]
     for row in table.itertuples():
+        number, claim = (row.number, row.claim) if row.backbone == DEFAULT else ("", f"… on {row.backbone}")
         digits = ".1f" if row.unit in ("points", "hundredths") else ".3g"
         effect, low, high = (f"{value:{digits}}".replace("-", "−") for value in (row.effect, row.low, row.high))
         lines.append(
-            f"| {row.number} | {row.claim} | {effect} {row.unit} [{low}, {high}] | {row.seeds} | *{row.verdict}* | {row.notebook} |"
+            f"| {number} | {claim} | {effect} {row.unit} [{low}, {high}] | {row.seeds} | *{row.verdict}* | {row.notebook} |"
         )
     return "\n".join(lines)
 
@@ -64,10 +75,11 @@ def main():
         table.loc[i, ["effect", "low", "high", "seeds"]] = measure(row.experiment, row.backbone, row.unit)
     table.to_csv(LEDGER, index=False)
     points = table[table.unit == "points"]
-    names = [f"{row.number}: {row.claim}" for row in points.itertuples()]
     title = "Pretraining delivers what it promises; most recipes move a point at most"
     axes = plots.forest(
-        points.set_axis(names), title, "points; above zero is what the claim promises; 95 % t interval over seeds"
+        points.set_axis(names(points)),
+        title,
+        "points; above zero is what the claim promises; 95 % t interval over seeds",
     )
     axes.figure.savefig(LEDGER.with_suffix(".png"), dpi=110)
     print(markdown(table))

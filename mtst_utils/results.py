@@ -8,6 +8,7 @@ from importlib import metadata
 
 import pandas as pd
 import torch
+from filelock import FileLock
 
 from mtst_utils.backbones import DEFAULT
 from mtst_utils.corpora import DATA
@@ -16,6 +17,7 @@ from mtst_utils.intervals import t_interval
 
 RESULTS = DATA / "results"
 COLUMNS = "study backbone setting seed n metric value seconds device precision versions commit".split()
+HEADER = f"{','.join(COLUMNS)}\n".encode()
 
 
 def load(study):
@@ -58,25 +60,33 @@ def paired(study, setting, against, metric, than=None, backbone=DEFAULT):
 
 
 def append(study, backbone, setting, seed, n, metrics, seconds):
-    """Add one run's metrics to data/results, in a single write, so that a run is there whole or not at all."""
+    """Add one run's metrics to data/results: the run is there whole or not at all. Raises OSError if it cannot be written."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = [f"{seconds:.1f}", f"{device.type} x {torch.get_num_threads()}", "bfloat16" if has_bfloat16(device) else "float32",
              " ".join(f"{p} {metadata.version(p)}" for p in ("torch", "transformers", "scikit-learn")), _commit()]  # fmt: skip
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path, text = RESULTS / f"{study}.csv", io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if not path.is_file():
-        writer.writerow(COLUMNS)
-    writer.writerows(
+    rows = io.StringIO()
+    csv.writer(rows, lineterminator="\n").writerows(
         [study, backbone, setting, seed, n, metric, repr(float(value)), *facts] for metric, value in metrics.items()
     )
-    before = path.stat().st_size if path.is_file() else 0
+    path, new = RESULTS / f"{study}.csv", RESULTS / f"{study}.new"
+    with kept(study):  # one process at a time; and a kill in the middle of writing must leave the file as it was
+        try:
+            new.write_bytes((path.read_bytes() if path.is_file() else HEADER) + rows.getvalue().encode())
+            os.replace(new, path)
+        except OSError as error:  # a full disk, say
+            new.unlink(missing_ok=True)
+            raise OSError(f"{path} has no room for another run ({error}); what it held is unchanged. Make some, and run the "
+                          "study again") from error  # fmt: skip
+
+
+def kept(study):
+    """A lock on the study's file. Raises OSError where nothing can be written, which a run should know before it starts."""
     try:
-        with path.open("a") as file:
-            file.write(text.getvalue())
-    except OSError:  # a full disk: a part of the rows would pass for a finished run
-        os.truncate(path, before)
-        raise
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        return FileLock(RESULTS / f"{study}.lock").acquire()
+    except OSError as error:
+        raise OSError(f"{RESULTS} cannot be written to ({error}), and a study keeps its results there: make it writable, or "
+                      "copy the project to a folder that is") from error  # fmt: skip
 
 
 def _commit():

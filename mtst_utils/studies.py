@@ -163,7 +163,10 @@ STUDIES = {
     "padding": {how: partial(_padding_run, how=how) for how in ("mean", "unmasked mean")},
     "choices": {w: partial(_choices_run, weights=w) for w in ("pretrained", "random")},
     "paper_recipes": {name: partial(training_run, n=4000, asked="valid", **how) for name, how in RECIPES.items()},
-    "paper": {"multi-task": partial(training_run, epochs=3)},
+    "paper": {
+        "multi-task": partial(training_run, epochs=3),
+        "multi-task, rating too": partial(training_run, tasks=ALL_THREE, lr=1e-4),
+    },
     "baselines": {
         name: partial(baseline_run, name=name) for name in ("one human rater", "VADER", "TF-IDF + logistic regression")
     },
@@ -229,6 +232,9 @@ def run_study(name, backbone=DEFAULT, seeds=5, scale="full", settings=None):
     finished = set(results.load(name)[["backbone", "setting", "seed"]].itertuples(index=False, name=None))
     chosen = settings or STUDIES[name]
     todo = [(setting, seed) for seed in range(seeds) for setting in chosen if (backbone, setting, seed) not in finished]
+    if todo:
+        with results.kept(name):  # what cannot be written shows now, and not after an hour
+            pass
     for setting, seed in tqdm(todo, desc=f"{name}, {backbone}", unit="run"):
         started = time.perf_counter()
         n, metrics = STUDIES[name][setting](backbone, seed, scale)

@@ -153,39 +153,6 @@ def test_the_cache_is_as_fast_as_notebook_3_says():
     assert times[mpnet, "heads alone"] >= 100
 
 
-def test_a_run_is_in_the_file_whole_or_not_at_all(tmp_path, monkeypatch):
-    """The disk is full in the middle of a row: what was measured before stays, the run is not taken for finished."""
-    monkeypatch.setattr(results, "RESULTS", tmp_path)
-    results.append("toy", "b", "s", 0, 10, {"score": 1.0}, 1)
-    real = Path.open
-
-    class Full:
-        def __init__(self, file):
-            self.file = file
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.file.close()
-
-        def write(self, text):
-            self.file.write(text[: len(text) // 2])
-            self.file.flush()
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(
-        Path, "open", lambda self, mode="r", **k: Full(real(self, mode, **k)) if mode == "a" else real(self, mode, **k)
-    )
-    with pytest.raises(OSError, match="No space left"):
-        results.append("toy", "b", "s", 1, 10, {"score": 2.0, "other": 3.0}, 1)
-    monkeypatch.undo()
-    monkeypatch.setattr(results, "RESULTS", tmp_path)
-    assert results.load("toy").value.tolist() == [1.0]
-    results.append("toy", "b", "s", 1, 10, {"score": 2.0}, 1)
-    assert results.load("toy").seed.tolist() == [0, 1]
-
-
 def test_a_file_that_was_cut_off_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     results.append("toy", "b", "s", 0, 10, {"score": 1.0, "other": 2.0}, 1)
