@@ -56,16 +56,19 @@ def measure(experiment, backbone, unit):
     return {"effect": effect, "low": low, "high": high, "seeds": len(each)}
 
 
+def written(row):
+    """An effect with its interval and unit, as text."""
+    digits = ".1f" if row.unit in ("points", "hundredths") else ".3g"
+    effect, low, high = (f"{value:{digits}}".replace("-", "−") for value in (row.effect, row.low, row.high))
+    return f"{effect} {row.unit} [{low}, {high}]"
+
+
 def markdown(table):
     """The ledger as a Markdown table: number, claim, effect with its interval, seeds, verdict, notebook."""
     lines = ["| | claim | effect, with 95 % interval | seeds | verdict | shown in |", "|---|---|---|---|---|---|"]
     for row in table.itertuples():
         number, claim = (row.number, row.claim) if row.backbone == DEFAULT else ("", f"… on {row.backbone}")
-        digits = ".1f" if row.unit in ("points", "hundredths") else ".3g"
-        effect, low, high = (f"{value:{digits}}".replace("-", "−") for value in (row.effect, row.low, row.high))
-        lines.append(
-            f"| {number} | {claim} | {effect} {row.unit} [{low}, {high}] | {row.seeds} | *{row.verdict}* | {row.notebook} |"
-        )
+        lines.append(f"| {number} | {claim} | {written(row)} | {row.seeds} | *{row.verdict}* | {row.notebook} |")
     return "\n".join(lines)
 
 
@@ -74,14 +77,14 @@ def main():
     for i, row in table.iterrows():
         table.loc[i, ["effect", "low", "high", "seeds"]] = measure(row.experiment, row.backbone, row.unit)
     table.to_csv(LEDGER, index=False)
-    points = table[table.unit == "points"]
-    title = "Pretraining delivers what it promises; most recipes move a point at most"
-    axes = plots.forest(
-        points.set_axis(names(points)),
-        title,
-        "points; above zero is what the claim promises; 95 % t interval over seeds",
+    shown = table[table.backbone == DEFAULT]
+    axes = plots.verdicts(
+        shown.set_axis(names(shown)),
+        [None if row.unit == "points" else written(row) for row in shown.itertuples()],
+        "Pretraining delivers what it promises; most recipes move a point at most",
+        "points of the score; above zero is what the claim promises; 95 % t interval over seeds",
     )
-    axes.figure.savefig(LEDGER.with_suffix(".png"), dpi=110)
+    axes.figure.savefig(LEDGER.with_suffix(".png"), dpi=100, bbox_inches="tight")
     print(markdown(table))
 
 

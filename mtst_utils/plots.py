@@ -124,6 +124,26 @@ def forest(table, title, xlabel, ax=None):
     return ax
 
 
+def verdicts(table, effects, title, xlabel, ax=None):
+    """A forest of claims with their verdicts: table has a row a claim and the columns effect, low, high, verdict.
+
+    effects: [N], None where the effect is drawn, else what to write in its place (an effect in another unit).
+    """
+    color = {"holds": COLORS[0], "holds partly": COLORS[2], "does not hold here": COLORS[3], "not distinguishable": GREY}
+    ax = _axes(ax, 13, 0.34 * len(table) + 1.2)
+    for position, (row, effect) in enumerate(zip(table.itertuples(), effects, strict=True)):
+        if effect is None:
+            errors = [[row.effect - row.low], [row.high - row.effect]]
+            ax.errorbar(row.effect, position, xerr=errors, fmt="o", color=color[row.verdict], capsize=3)
+        else:
+            ax.text(0.6, position, effect, va="center", fontsize=10, color=color[row.verdict])
+        ax.text(1.01, position, row.verdict, transform=ax.get_yaxis_transform(), va="center", color=color[row.verdict])
+    ax.axvline(0, color="black", linewidth=1)
+    ax.set(title=title, xlabel=xlabel, yticks=range(len(table)), ylim=(len(table) - 0.5, -0.6))
+    ax.set_yticklabels(table.index)
+    return ax
+
+
 def learning_curves(history, title, ax=None):
     """Training loss per task, a running mean over 15 steps, on a log scale, with epochs marked."""
     ax = _axes(ax, 7.2, 3.8)
