@@ -129,7 +129,12 @@ def verdicts(table, effects, title, xlabel, ax=None):
 
     effects: [N], None where the effect is drawn, else what to write in its place (an effect in another unit).
     """
-    color = {"holds": COLORS[0], "holds partly": COLORS[2], "does not hold here": COLORS[3], "not distinguishable": GREY}
+    color = {
+        "holds": COLORS[0],
+        "holds partly": COLORS[2],
+        "does not hold here": COLORS[3],
+        "not distinguishable": GREY,
+    }
     ax = _axes(ax, 13, 0.34 * len(table) + 1.2)
     for position, (row, effect) in enumerate(zip(table.itertuples(), effects, strict=True)):
         if effect is None:

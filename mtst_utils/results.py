@@ -20,15 +20,19 @@ COLUMNS = "study backbone setting seed n metric value seconds device precision v
 HEADER = f"{','.join(COLUMNS)}\n".encode()
 
 
-def load(study):
-    """The committed rows of a study as a frame (empty if there are none). Raises ValueError for a file that was cut off."""
+def load(study, backbone=None):
+    """The committed rows of a study, or of one backbone in it, as a frame (empty if there are none).
+
+    Raises ValueError for a file that was cut off.
+    """
     path = RESULTS / f"{study}.csv"
     if not path.is_file():
         return pd.DataFrame(columns=COLUMNS)
     if not path.read_bytes().endswith(b"\n"):
         raise ValueError(f"{path} ends in the middle of a row: something stopped while it was written. Delete the rows of its "
                          "last run (setting and seed as in the last row), and run the study again")  # fmt: skip
-    return pd.read_csv(path)
+    rows = pd.read_csv(path)
+    return rows if backbone is None else rows[rows.backbone == backbone]
 
 
 def with_intervals(rows):
@@ -41,7 +45,7 @@ def with_intervals(rows):
 
 def means(study, metrics, backbone=DEFAULT):
     """One row per setting and metric: setting, metric, value (mean over seeds), low, high (95 % t interval), seeds."""
-    rows = load(study).query("backbone == @backbone and metric in @metrics")
+    rows = load(study, backbone).query("metric in @metrics")
     table = [(*keys, *t_interval(values), len(values)) for keys, values in rows.groupby(["setting", "metric"], sort=False).value]  # fmt: skip
     return pd.DataFrame(table, columns=["setting", "metric", "value", "low", "high", "seeds"])
 
@@ -51,7 +55,7 @@ def paired(study, setting, against, metric, than=None, backbone=DEFAULT):
 
     Returns a dict with effect, low, high, seeds. Raises ValueError if fewer than two seeds have both.
     """
-    rows = load(study).query("backbone == @backbone").set_index(["setting", "metric", "seed"]).value.sort_index()
+    rows = load(study, backbone).set_index(["setting", "metric", "seed"]).value.sort_index()
     difference = (rows[setting, metric] - rows[against, than or metric]).dropna()
     if len(difference) < 2:
         raise ValueError(f"{study}: {setting!r} and {against!r} have {len(difference)} seeds in common; needed are 2")
