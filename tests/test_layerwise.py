@@ -112,6 +112,10 @@ def test_a_control_draws_once_where_nobody_moves_it(monkeypatch):
     assert slider.options == (1, 0.95)
     slider.value = 1
     assert drawn[-1] == {"decay": 1}
+    redraw = live.control(lambda **values: drawn.append(values), {"sentence": "one", "decay": 1}, decay=[1, 0.95])
+    field = redraw.widget.children[0]
+    field.value = "another"
+    assert drawn[-1] == {"sentence": "another", "decay": 1}
 
 
 def test_committed_grids_are_whole():

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import html
 import re
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from nbconvert import SlidesExporter
+from traitlets.config import Config, PyFileConfigLoader
 
 import mtst_utils as mtst
 from mtst_utils import layerwise, pooling, studies, transfer
@@ -86,6 +89,29 @@ def test_rhythm(path):
     ):
         assert part in source
     assert len(re.findall(r"<details", source)) == len(re.findall(r"</details>", source)) >= 8
+
+
+@read
+def test_every_figure_can_be_read_aloud(path):
+    for cell in code_cells(path):
+        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+            assert re.match(r"Figure: [A-Z]\w*\b.{15,}", cell.metadata.get("alt", "")), cell.source[:80]
+
+
+@read
+def test_slides_make_a_talk(path):
+    cells = nbformat.read(path, 4).cells
+    kinds = [cell.metadata.slideshow.slide_type for cell in cells]
+    assert kinds[0] == "slide"
+    assert 12 <= kinds.count("slide") <= 20
+    assert kinds.count("notes") >= kinds.count("slide") / 2
+    (config := Config()).merge(PyFileConfigLoader("slides.py", str(path.parent)).load_config())
+    page, _ = SlidesExporter(config=config).from_filename(str(path))
+    for cell in cells:
+        if "no-code-on-slide" in cell.metadata.get("tags", []):
+            assert f'alt="{html.escape(cell.metadata.alt)}"' in page or "text/html" in str(cell.outputs)
+    code = re.findall(r'<div class="highlight.*?</pre>', page, re.DOTALL)
+    assert len(code) <= 4  # only where code is the point
 
 
 @read
