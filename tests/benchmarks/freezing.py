@@ -1,4 +1,4 @@
-"""One epoch with a part of the backbone frozen: without the frozen-prefix cache, and with the cache filled.
+"""One epoch with a part of the backbone frozen: HF Trainer at its best, `fit` without the frozen-prefix cache, and with it.
 
 python -m tests.benchmarks.freezing [--backbone all-mpnet-base-v2]
 """
@@ -8,31 +8,43 @@ import statistics
 import sys
 import time
 
+from transformers import TrainerCallback
+
 import mtst_utils as mtst
 from mtst_utils import prefix
 from mtst_utils.transfer import new_model, split
 from tests.benchmarks.common import compare
+from tests.benchmarks.training import trainer
 
-WITHOUT, FILLED = "without the cache", "with the cache filled"
+WITHOUT, FILLED, PEER = "without the cache", "with the cache filled", "HF Trainer"
 
 
-class Epochs:
+class Epochs(TrainerCallback):
+    """When each epoch began: a callback of `fit` and of HF Trainer."""
+
     def __init__(self):
         self.starts = []
 
     def on_epoch(self, run):
         self.starts.append(time.perf_counter())
 
+    def on_epoch_begin(self, *_, **__):
+        self.starts.append(time.perf_counter())
 
-def epoch(blocks, cached, batch_size=32):
+
+def epoch(blocks, how, batch_size=32):
     """Seconds of an epoch: the median of the second, third and fourth, since the first one fills the cache."""
 
     def measured(sentences):
-        prefix.MEMORY = 0.5 if cached else 0
+        prefix.MEMORY = 0.5 if how == FILLED else 0
         model, epochs = new_model(os.environ.get("MTST_BACKBONE")), Epochs()
         if blocks is not None:
             mtst.unfreeze_top_blocks(model, blocks)
-        mtst.fit(model, split("train", sentences), epochs=4, callbacks=[epochs], batch_size=batch_size, progress=False)
+        frame = split("train", sentences)
+        if how == PEER:
+            trainer(frame, True, model, 4, [epochs])
+        else:
+            mtst.fit(model, frame, epochs=4, callbacks=[epochs], batch_size=batch_size, progress=False)
         ends = [*epochs.starts[1:], time.perf_counter()]
         return statistics.median(end - start for start, end in list(zip(epochs.starts, ends, strict=True))[1:])
 
@@ -40,13 +52,19 @@ def epoch(blocks, cached, batch_size=32):
 
 
 PARTS = {"heads alone": 0, "heads + top block": 1, "heads + top 2 blocks": 2, "heads + top 4 blocks": 4}
-RUNS = {f"{name}, {how}": epoch(blocks, how == FILLED) for name, blocks in PARTS.items() for how in (WITHOUT, FILLED)}
-RUNS |= {f"heads alone in batches of 128, {how}": epoch(0, how == FILLED, 128) for how in (WITHOUT, FILLED)}
-RUNS["everything"] = epoch(None, cached=False)
+RUNS = {f"{name}, {how}": epoch(blocks, how) for name, blocks in PARTS.items() for how in (PEER, WITHOUT, FILLED)}
+RUNS |= {f"heads alone in batches of 128, {how}": epoch(0, how, 128) for how in (WITHOUT, FILLED)}
+RUNS["everything"] = epoch(None, WITHOUT)
+
+
+def peer(name):
+    other = f"{name.rpartition(', ')[0]}, {PEER}"
+    return other if other in RUNS else name.replace(FILLED, WITHOUT)
+
 
 if __name__ == "__main__":
     if "--backbone" in sys.argv:  # the processes that measure must see it, too
         os.environ["MTST_BACKBONE"] = sys.argv.pop(sys.argv.index("--backbone") + 1)
         sys.argv.remove("--backbone")
     question = f"one epoch with a part frozen, {os.environ.get('MTST_BACKBONE', 'all-MiniLM-L6-v2')}"
-    compare(question, "tests.benchmarks.freezing", RUNS, lambda name: name.replace(FILLED, WITHOUT), 640, __doc__)
+    compare(question, "tests.benchmarks.freezing", RUNS, peer, 640, __doc__)

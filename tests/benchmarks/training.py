@@ -29,8 +29,8 @@ def ours(frame):
     return time.perf_counter() - started
 
 
-def trainer(frame, best):
-    model = new_model()
+def trainer(frame, best, model=None, epochs=1, callbacks=()):
+    model = model or new_model()
     started = time.perf_counter()
     ids, labels = encode_frame(model, frame)
     data = [{"input_ids": row, "labels": {t: int(y[i]) for t, y in labels.items()}} for i, row in enumerate(ids)]
@@ -39,13 +39,15 @@ def trainer(frame, best):
     )
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
-            folder, num_train_epochs=1, per_device_train_batch_size=32, report_to="none", save_strategy="no",
+            folder, num_train_epochs=epochs, per_device_train_batch_size=32, report_to="none", save_strategy="no",
             logging_strategy="no", disable_tqdm=True, remove_unused_columns=False, use_cpu=not torch.cuda.is_available(),
             bf16=best and has_bfloat16(torch.device("cpu")),
             train_sampling_strategy="group_by_length" if best else "random", seed=0,
         )  # fmt: skip
-        schedule = mtst.warmup_linear(optimizer, -(-len(data) // 32))
-        Trainer(model, settings, model.collate, data, optimizers=(optimizer, schedule)).train()
+        schedule = mtst.warmup_linear(optimizer, epochs * -(-len(data) // 32))
+        Trainer(
+            model, settings, model.collate, data, optimizers=(optimizer, schedule), callbacks=list(callbacks)
+        ).train()
     return time.perf_counter() - started
 
 
