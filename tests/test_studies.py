@@ -135,6 +135,11 @@ def test_findings_in_the_readme_follow_from_committed_rows():
     assert effect == pytest.approx(-0.01, abs=0.005)  # "about one point"
     free = results.paired("forgetting", "head A not frozen", "head A frozen", "domain accuracy")
     assert (free["effect"], free["low"], free["high"]) == (0, 0, 0)  # "exactly as with the head not frozen"
+    table = results.load("forgetting", "all-mpnet-base-v2").query("setting == 'head A frozen'")
+    wide = table.pivot_table(index="seed", columns="metric", values="value")
+    lost = 100 * (wide["before, domain accuracy"] - wide["domain accuracy"])
+    stated = re.search(r"three seeds lost (\d+), (\d+) and (\d+) points", README).groups()
+    assert sorted(lost.round().astype(int)) == [int(points) for points in stated]
     few = results.paired("labels", "everything trained, 32", "backbone frozen, 32", "sentiment macro F1")
     assert few["low"] < 0 < few["high"]  # "level"
     full, random = "heads 10 times, 0.0003", "random weights, heads 10 times, 0.0003"
