@@ -25,6 +25,7 @@ DRAWN = {
     "bars_with_intervals": (EFFECTS.rename(columns={"effect": "value"}), "T", "score"),
     "lines": (pd.DataFrame({"a": [1, 2], "b": [2, 1]}), "T", "x", "y"),
     "forest": (EFFECTS, "T", "difference"),
+    "verdicts": (EFFECTS.assign(verdict=["holds", "not distinguishable"]), [None, "1.9 times"], "T", "difference"),
     "learning_curves": (HISTORY, "T"),
     "confusion": (["x", "y"], ["x", "x"], ("x", "y"), "T"),
     "heatmap": (pd.DataFrame([[0.1, -0.2]], index=["row"], columns=["1", "2"]), "T", "x", "label", 1),
