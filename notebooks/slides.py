@@ -15,8 +15,7 @@ class AsLargeAsFits(Preprocessor):
                 header = base64.b64decode(output.data["image/png"][:64])
                 width, height = struct.unpack(">II", header[16:24])
                 scale = min(1160 / width, 560 / height)
-                size = {"width": round(scale * width), "height": round(scale * height)}
-                output.metadata["image/png"] = size | {"alt": cell.metadata.get("alt")}
+                output.metadata["image/png"] = {"width": round(scale * width), "height": round(scale * height)}
         return cell, resources
 
 
