@@ -141,7 +141,7 @@ def verdicts(table, effects, title, xlabel, ax=None):
             errors = [[row.effect - row.low], [row.high - row.effect]]
             ax.errorbar(row.effect, position, xerr=errors, fmt="o", color=color[row.verdict], capsize=3)
         else:
-            ax.text(0.6, position, effect, va="center", fontsize=10, color=color[row.verdict])
+            ax.text(0.6, position, effect, va="center", fontsize=10, color=color[row.verdict], in_layout=False)
         ax.text(
             1.01,
             position,
