@@ -142,15 +142,7 @@ def verdicts(table, effects, title, xlabel, ax=None):
             ax.errorbar(row.effect, position, xerr=errors, fmt="o", color=color[row.verdict], capsize=3)
         else:
             ax.text(0.6, position, effect, va="center", fontsize=10, color=color[row.verdict], in_layout=False)
-        ax.text(
-            1.01,
-            position,
-            row.verdict,
-            transform=ax.get_yaxis_transform(),
-            va="center",
-            color=color[row.verdict],
-            in_layout=False,
-        )
+        ax.text(1.01, position, row.verdict, transform=ax.get_yaxis_transform(), va="center", color=color[row.verdict])
     ax.axvline(0, color="black", linewidth=1)
     ax.set(title=title, xlabel=xlabel, yticks=range(len(table)), ylim=(len(table) - 0.5, -0.6))
     ax.set_yticklabels(table.index)
