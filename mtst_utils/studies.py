@@ -144,14 +144,11 @@ FORGETTING = ("head A frozen", "head A not frozen", "a tenth of the rate", "back
               "distillation, weight 0.3", "replay", "L2 to the start", "joint", "joint, head A frozen")  # fmt: skip
 FORGETTING_HARD = ("head A frozen", "distillation, weight 0.3", "replay", "L2 to the start")
 
-STEP, ALL_THREE = "rating step", ("domain", "sentiment", "rating step")
+ALL_THREE = ("domain", "sentiment", "rating step")
 RECIPES = {  # for the paper's table, compared on validation: what is learned, and at which rates
     "three classes": {"tasks": ("sentiment",)},
     "three classes, domain": {"tasks": ("domain", "sentiment")},
-    "rating": {"tasks": (STEP,)},
-    "rating, domain": {"tasks": ("domain", STEP)},
     "rating, three classes, domain": {"tasks": ALL_THREE},
-    "rating x 3, three classes, domain": {"tasks": ALL_THREE, STEP: 3.0},
     "rating, three classes, domain, 0.0001": {"tasks": ALL_THREE, "lr": 1e-4},
     "rating, three classes, domain, 5e-05": {"tasks": ALL_THREE, "lr": 5e-5},
 }
