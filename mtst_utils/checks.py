@@ -36,8 +36,8 @@ def _check(kind, name, value, accepted, holds):
 
 
 def rate(name, value):
-    """A learning rate, or a decay of one."""
-    number(name, value, "above 0 and at most 1", lambda v: 0 < v <= 1)
+    """A learning rate, or a decay of one. A smaller one would teach nothing, and over many layers come to zero."""
+    number(name, value, "above 1e-9 and at most 1", lambda v: 1e-9 < v <= 1)
 
 
 def share(name, value):

@@ -9,7 +9,7 @@ import pytest
 import small
 import torch
 from conftest import tiny_backbone, tiny_tokenizer
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -119,19 +119,19 @@ ROWS = [
     (lambda t: mtst.parameter_report("model"), TypeError, "model must be of type Module"),
     (lambda t: mtst.GradualUnfreezing(start="early"), TypeError, "start must be a number from 0 to below 1; got 'early'"),
     (lambda t: mtst.GradualUnfreezing(start=0.7, end=0.6), ValueError, "start must be at most end; got 0.7 and 0.6"),
-    (lambda t: mtst.GradualUnfreezing(base_lr=None), TypeError, "base_lr must be a number above 0"),
-    (lambda t: mtst.GradualUnfreezing(decay=1.1), ValueError, "decay must be a number above 0 and at most 1; got 1.1"),
+    (lambda t: mtst.GradualUnfreezing(base_lr=None), TypeError, "base_lr must be a number above 1e-9"),
+    (lambda t: mtst.GradualUnfreezing(decay=1.1), ValueError, "decay must be a number above 1e-9 and at most 1; got 1.1"),
     (lambda t: mtst.GradualUnfreezing(warmup=0), ValueError, "warmup must be a whole number of steps, 1 or more; got 0"),
     # rates
-    (lambda t: mtst.layerwise_lr_groups(t.model, "1e-4"), TypeError, "base_lr must be a number above 0 and at most 1; got '1e-4'"),
+    (lambda t: mtst.layerwise_lr_groups(t.model, "1e-4"), TypeError, "base_lr must be a number above 1e-9 and at most 1; got '1e-4'"),
     (lambda t: mtst.layerwise_lr_groups(t.model, None), TypeError, "base_lr"),
     (lambda t: mtst.layerwise_lr_groups(t.model, True), TypeError, "base_lr"),
-    (lambda t: mtst.layerwise_lr_groups(t.model, -1e-4), ValueError, "base_lr must be a number above 0 and at most 1; got -0.0001"),
+    (lambda t: mtst.layerwise_lr_groups(t.model, -1e-4), ValueError, "base_lr must be a number above 1e-9 and at most 1; got -0.0001"),
     (lambda t: mtst.layerwise_lr_groups(t.model, NAN), ValueError, "got nan"),
     (lambda t: mtst.layerwise_lr_groups(t.model, float("inf")), ValueError, "got inf"),
-    (lambda t: mtst.layerwise_lr_groups(t.model, decay=0), ValueError, "decay must be a number above 0 and at most 1; got 0"),
+    (lambda t: mtst.layerwise_lr_groups(t.model, decay=0), ValueError, "decay must be a number above 1e-9 and at most 1; got 0"),
     (lambda t: mtst.layerwise_lr_groups(t.model, decay=1.05), ValueError, "got 1.05"),
-    (lambda t: mtst.layerwise_lr_groups(t.model, head_lr=0), ValueError, "head_lr must be a number above 0 and at most 1; got 0"),
+    (lambda t: mtst.layerwise_lr_groups(t.model, head_lr=0), ValueError, "head_lr must be a number above 1e-9 and at most 1; got 0"),
     (lambda t: mtst.layerwise_lr_groups(t.model, weight_decay=-0.1), ValueError, "weight_decay must be a number from 0 to below 1"),
     (lambda t: mtst.layerwise_lr_groups(None), TypeError, "model must be of type Module; got None"),
     (lambda t: mtst.layerwise_lr_groups(nn.Linear(1, 1)), ValueError, "unknown architecture 'Linear'"),
@@ -229,8 +229,9 @@ ANYTHING = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(value=ANYTHING, name=st.sampled_from(["base_lr", "decay", "head_lr", "weight_decay"]))
+@example(value=1.1e-149, name="decay")  # found here: over the layers it comes to a rate of zero
 def test_any_rate_is_taken_or_refused_clearly(value, name):
     if name == "head_lr" and value is None:
         return  # the default
@@ -244,7 +245,7 @@ def test_any_rate_is_taken_or_refused_clearly(value, name):
     assert f"{name} must be" in message
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     labels=st.lists(st.one_of(st.text(max_size=3), st.none(), st.floats(), st.integers()), max_size=4), weight=ANYTHING
 )
@@ -260,7 +261,7 @@ def test_any_task_is_taken_or_refused_clearly(labels, weight):
     assert "Task 'a'" in message
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(sentences=st.lists(st.one_of(st.text(max_size=20), st.none(), st.integers()), max_size=5))
 def test_any_sentences_are_embedded_or_refused_by_position(sentences):
     encoder = mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer())
