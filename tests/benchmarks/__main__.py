@@ -1,10 +1,13 @@
-"""All benchmarks, one after the other, each with its own number of repeats: python -m tests.benchmarks"""
+"""All benchmarks, one after the other, about 50 minutes on 2 cores: python -m tests.benchmarks"""
 
 import subprocess
 import sys
 
-QUESTIONS = ("encoding", "encoding --backbone all-mpnet-base-v2", "training", "freezing",
-             "freezing --backbone all-mpnet-base-v2 --repeats 3", "tasks", "growth --repeats 3", "notebooks --repeats 1")  # fmt: skip
+QUESTIONS = (
+    "training", "encoding --repeats 3", "encoding --backbone all-mpnet-base-v2 --repeats 3 --sentences 500", "tasks",
+    "freezing --repeats 3", "freezing --backbone all-mpnet-base-v2 --repeats 3 --sentences 320", "growth --repeats 1",
+    "notebooks --repeats 1", "profile", "profile --backbone all-mpnet-base-v2", "figure",
+)  # fmt: skip
 
 for question in QUESTIONS:
     subprocess.run([sys.executable, "-m", *f"tests.benchmarks.{question}".split()], check=True)

@@ -3,16 +3,20 @@
 python -m tests.benchmarks.encoding [--backbone all-mpnet-base-v2] [--sentences 2000] [--repeats 5]
 """
 
+import math
 import os
 import sys
 import time
 
+import numpy as np
+import pandas as pd
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from mtst_utils.corpora import load_rated_sentences
 from mtst_utils.encoder import SentenceEncoder
+from mtst_utils.results import RESULTS
 from tests.benchmarks.common import compare
 
 HALF = {"float32": False, "bfloat16": True}
@@ -64,7 +68,10 @@ def ceiling(precision):
         with torch.inference_mode():
             for layer, shape in calls:
                 nn.functional.linear(inputs[shape], weights[layer])
-        return time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        products = sum(2 * math.prod(shape) * layer.out_features for layer, shape in calls)
+        print(f"{products / seconds / 1e9:.0f} GFLOP/s")
+        return seconds
 
     return measured
 
@@ -72,9 +79,28 @@ def ceiling(precision):
 RUNS = {f"{name}, {precision}": run(precision) for precision in HALF
         for name, run in (("sentence-transformers", peer), ("SentenceEncoder", ours), ("matrix multiplications alone", ceiling))}  # fmt: skip
 
+
+def parity(sentences=500):
+    """How far both kinds of vectors are from sentence-transformers in float32, kept in data/results/parity.csv."""
+    encoder, asked = SentenceEncoder.from_pretrained(), texts(sentences)
+    theirs = SentenceTransformer(encoder.backbone.name_or_path, device="cpu").encode(asked, normalize_embeddings=True)
+    backbone, rows = os.environ.get("MTST_BACKBONE", "all-MiniLM-L6-v2"), []
+    for precision in HALF:
+        own = encoder.encode(asked, precision=precision)
+        own /= np.linalg.norm(own, axis=1, keepdims=True)
+        row = {"largest difference": np.abs(own - theirs).max(), "lowest cosine": (own * theirs).sum(1).min()}
+        rows.append({"backbone": backbone, "precision": precision, "sentences": sentences} | row)
+    print(pd.DataFrame(rows).to_string())
+    file = RESULTS / "parity.csv"
+    old = pd.read_csv(file).query("backbone != @backbone") if file.is_file() else None
+    pd.concat([old, pd.DataFrame(rows)]).to_csv(file, index=False)
+
+
 if __name__ == "__main__":
     if "--backbone" in sys.argv:  # the processes that measure must see it, too
         os.environ["MTST_BACKBONE"] = sys.argv.pop(sys.argv.index("--backbone") + 1)
         sys.argv.remove("--backbone")
     question = f"encoding, {os.environ.get('MTST_BACKBONE', 'all-MiniLM-L6-v2')}"
     compare(question, "tests.benchmarks.encoding", RUNS, "sentence-transformers, float32", 2000, __doc__)
+    if "--only" not in sys.argv:
+        parity()
