@@ -186,6 +186,11 @@ def test_truncation_keeps_the_closing_token_and_is_counted_once():
     assert [str(w.message) for w in caught] == [
         "2 of 4 sentences are longer than max_length=8 tokens and were cut there"
     ]
+
+
+def test_the_warning_points_at_the_caller():  # on its own: mutation testing puts frames of its own between
+    with pytest.warns(UserWarning, match="1 of 1 sentences") as caught:
+        mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer(), max_length=8).encode(["a " * 20])
     assert caught[0].filename == __file__
 
 

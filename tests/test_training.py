@@ -289,8 +289,13 @@ def test_text_that_is_none_is_named():
 
 
 def test_sentences_that_are_cut_are_counted():
-    with pytest.warns(UserWarning, match="2 of 64 sentences are longer than max_length=40 tokens") as caught:
+    with pytest.warns(UserWarning, match="2 of 64 sentences are longer than max_length=40 tokens"):
         fit(small.model(), train=FRAME.assign(text=["a " * 90, "b " * 90, *FRAME.text[2:]]), epochs=1)
+
+
+def test_the_warning_points_at_the_caller():  # on its own: mutation testing puts frames of its own between
+    with pytest.warns(UserWarning, match="1 of 64 sentences") as caught:
+        fit(small.model(), train=FRAME.assign(text=["a " * 90, *FRAME.text[1:]]), epochs=1)
     assert caught[0].filename == __file__
 
 
