@@ -8,6 +8,7 @@ instructions newer than AVX2 (2013).
 
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ SETTINGS = {
 
 
 def outcome(threads, half, environment):
-    """Passed and failed cells, minutes, and the names of those that failed."""
+    """Cells that passed and that failed, minutes, and the memory of the largest process."""
     with tempfile.TemporaryDirectory() as folder:
         if not half:
             (Path(folder) / "sitecustomize.py").write_text(NO_BFLOAT16)
@@ -45,8 +46,13 @@ def outcome(threads, half, environment):
     if not count:
         raise RuntimeError(f"pytest did not run the notebooks:\n{out[-2000:]}")
     failed = re.findall(r"^FAILED (.*)$", out, re.M)
-    minutes = round((time.perf_counter() - started) / 60, 1)
-    return {"passed": count.get("passed", 0), "failed": count.get("failed", 0), "minutes": minutes, "which": "; ".join(failed)}  # fmt: skip
+    return {
+        "passed": count.get("passed", 0),
+        "failed": count.get("failed", 0),
+        "which": "; ".join(failed),
+        "minutes": round((time.perf_counter() - started) / 60, 1),
+        "peak MiB, so far": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
+    }
 
 
 def main(names):

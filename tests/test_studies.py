@@ -1,5 +1,6 @@
 """Studies go on where they stopped; baselines are what they say; what README says follows from the committed rows."""
 
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import mtst_utils as mtst
 from mtst_utils import baselines, results, studies
 from mtst_utils.intervals import t_interval
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README, NOTEBOOKS = (ROOT / "README.md").read_text(), ROOT / "notebooks"
 
 
 def test_a_finished_run_is_never_run_again(tmp_path, monkeypatch):
@@ -173,6 +175,19 @@ def test_the_cache_is_as_fast_as_notebook_3_says():
     assert times[mpnet, "heads + top 2 blocks"] >= 2
     assert times[mini, "heads alone in batches of 128"] >= 100
     assert times[mpnet, "heads alone"] >= 100
+    notebook = json.loads(next(NOTEBOOKS.glob("03_*.ipynb")).read_text())
+    text = " ".join("".join(cell["source"]) for cell in notebook["cells"]).replace("\n", " ")
+    stated = [
+        r"heads alone is (\d+) times as fast as without it in batches of 32, and (\d+) times in batches of 128",
+        r"The top two blocks are (\d\.\d) times as fast \(", r"it is (\d+) times for heads .* and (\d\.\d) times for the top two",
+        r"the top two blocks are (\d\.\d) times as fast here and (\d\.\d) times on MPNet, heads alone (\d+) and (\d+) times",
+    ]  # fmt: skip
+    stated = [float(number) for pattern in stated for number in re.search(pattern, text).groups()]
+    two, alone = "heads + top 2 blocks", "heads alone"
+    filled = {key: "with the cache filled" for key in [(mini, two), (mpnet, two), (mini, alone), (mpnet, alone)]}
+    peers = [median.loc[key, "HF Trainer"] / median.loc[key, how] for key, how in filled.items()]
+    ours = [times[mini, alone], times[mini, f"{alone} in batches of 128"], times[mini, two], times[mpnet, alone], times[mpnet, two]]  # fmt: skip
+    assert stated == pytest.approx([*ours, *peers], rel=0.03)
 
 
 def test_a_file_that_was_cut_off_is_not_read(tmp_path, monkeypatch):
