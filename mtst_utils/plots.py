@@ -115,9 +115,9 @@ def forest(table, title, xlabel, ax=None):
     position = np.arange(len(table))[::-1]
     clear = (table["low"] > 0) | (table["high"] < 0)  # those whose interval leaves zero out
     for chosen, color, marker in ((clear, COLORS[0], "o"), (~clear, GREY, "D")):
-        part = table[chosen]
-        errors = [part["effect"] - part["low"], part["high"] - part["effect"]]
-        ax.errorbar(part["effect"], position[chosen], xerr=errors, fmt=marker, color=color, capsize=3)
+        effect, low, high = table.loc[chosen, ["effect", "low", "high"]].to_numpy(float).T
+        errors = [effect - low, high - effect]
+        ax.errorbar(effect, position[chosen], xerr=errors, fmt=marker, color=color, capsize=3)
     ax.axvline(0, color="black", linewidth=1)
     ax.set(title=title, xlabel=xlabel, yticks=position, ylim=(-0.6, len(table) - 0.4))
     ax.set_yticklabels(names)

@@ -29,7 +29,7 @@ SETTINGS = {
     "bfloat16, 1 thread": (1, True, {}),
     "float32, 2 threads": (2, False, {}),
     "float32, 1 thread": (1, False, {}),
-    "an older processor (AVX2), float32, 2 threads": (2, False, OLD),
+    "an older processor (AVX2), float32, 1 thread": (1, False, OLD),
 }
 
 

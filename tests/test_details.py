@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -193,6 +194,15 @@ def test_all_layers_may_join_at_once_and_warm_up_in_a_single_step():
 
 
 # Training
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**33, 2**63 - 1])
+def test_every_generator_is_seeded(seed):
+    drawn = []
+    for _ in range(2):
+        mtst.seed_everything(seed)
+        drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert drawn[0] == drawn[1]
 
 
 def test_progress_of_fit(monkeypatch):
