@@ -164,6 +164,22 @@ def test_speed_in_the_readme_follows_from_the_benchmark():
     assert ratios.median() >= 1.25
 
 
+def test_encoding_is_as_near_to_the_products_alone_and_to_its_peer_as_the_readme_says():
+    rows = pd.read_csv(results.RESULTS / "benchmarks.csv")
+    seconds = rows.pivot_table(index=["question", "repeat"], columns="run", values="seconds")
+    shares = [
+        round(100 * (part["matrix multiplications alone, " + kind] / part["SentenceEncoder, " + kind]).median())
+        for kind in ("float32", "bfloat16")
+        for name in ("all-MiniLM-L6-v2", "all-mpnet-base-v2")
+        for part in [seconds.loc[f"encoding, {name}"]]
+    ]
+    stated = re.search(r"take (\d+) % of MiniLM's .* (\d+) % of MPNet's, in bfloat16 (\d+) % and (\d+) %", README)
+    assert [int(share) for share in stated.groups()] == shares
+    parity = pd.read_csv(results.RESULTS / "parity.csv").set_index("precision")
+    assert parity["largest difference"]["float32"].max() < 2.5e-7
+    assert parity["lowest cosine"]["bfloat16"].min() >= 0.9996
+
+
 def test_the_cache_is_as_fast_as_notebook_3_says():
     rows = pd.read_csv(results.RESULTS / "benchmarks.csv")
     rows = rows[rows.question.str.startswith("one epoch with a part frozen")]
