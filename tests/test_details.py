@@ -153,6 +153,15 @@ def test_labels_at_the_edges(tiny_encoder, label, taken):
         model(*tiny_encoder.collate([[2, 5, 3]]), labels=labels)
 
 
+def test_a_batch_with_one_label_of_a_task(tiny_encoder):
+    model = mtst.MultiTaskModel(tiny_encoder, [mtst.Task("mood", ("bad", "good"))]).eval()
+    inputs = tiny_encoder.collate([[2, 5, 3], [2, 6, 3]])
+    output = model(*inputs, labels={"mood": torch.tensor([1, NO_LABEL])})
+    alone = torch.nn.functional.cross_entropy(output.logits["mood"][:1], torch.tensor([1]))
+    assert output.loss.item() == pytest.approx(alone.item())
+    assert torch.equal(output.embeddings, tiny_encoder(*inputs))
+
+
 def test_precision_reaches_the_encoder(tiny_encoder):
     model = mtst.MultiTaskModel(tiny_encoder, [mtst.Task("animal", ("cat", "other"))])
     for call in (lambda: model.probabilities(["a"], "int8"), lambda: mtst.evaluate(model, FRAME, "int8")):
