@@ -61,11 +61,15 @@ def quick_dropout(model, device):
 
 
 def keep_large_buffers():
-    """Tell glibc's malloc to keep freed memory for reuse (a no-op where the C library is another)."""
+    """Tell glibc's malloc to keep freed memory for reuse (a no-op where the C library is another).
+
+    What an earlier run left is given back first: scattered free memory of many runs would add up.
+    """
     with contextlib.suppress(OSError, AttributeError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 2**26)  # M_MMAP_THRESHOLD: no mapping of its own for a buffer below 64 MiB
-        mallopt(-1, 2**28)  # M_TRIM_THRESHOLD: up to 256 MiB of free memory are kept
+        libc = ctypes.CDLL(None)
+        libc.malloc_trim(0)
+        libc.mallopt(-3, 2**26)  # M_MMAP_THRESHOLD: no mapping of its own for a buffer below 64 MiB
+        libc.mallopt(-1, 2**28)  # M_TRIM_THRESHOLD: up to 256 MiB of free memory are kept
 
 
 class WordsInUse:
