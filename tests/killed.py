@@ -1,13 +1,12 @@
-"""Train the small task in processes that are killed at random moments; print what came of it as JSON.
+"""Train the small task in processes that are killed at random moments; tell what came of it.
 
-Processes are forked from one that has only imported, since importing takes longer than training.
+Run by forked.py: training processes are forked from one that has only imported.
 """
 
 import json
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -18,12 +17,12 @@ from safetensors import safe_open
 import mtst_utils as mtst
 from mtst_utils import checkpoints
 
-checkpoints.SAVE_SECONDS = -1  # after every step, so that many kills fall into the writing
 EPOCHS = 30
 
 
 def train(folder):
     torch.set_num_threads(1)
+    checkpoints.SAVE_SECONDS = -1  # after every step, so that many kills fall into the writing
     model = small.model()
     mtst.fit(model, small.frame(), epochs=EPOCHS, batch_size=8, precision="float32", checkpoint=folder, progress=False)
 
@@ -49,7 +48,7 @@ def changed(file, since):
     return file.is_file() and file.stat().st_mtime_ns != since
 
 
-def main(folder):
+def train_and_kill(folder):
     rng, steps, file = random.Random(0), [], folder / "killed" / "checkpoint.safetensors"
     while len(steps) < 10:
         before = file.stat().st_mtime_ns if file.is_file() else None
@@ -65,8 +64,4 @@ def main(folder):
         os.waitpid(child(folder / name), 0)
     (last, a), (_, b) = reached(folder / "killed"), reached(folder / "whole")
     same = a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-    print(json.dumps({"kills": len(steps), "steps at the kills": steps, "steps": last, "same weights": same}))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return {"kills": len(steps), "steps at the kills": steps, "steps": last, "same weights": same}

@@ -1,15 +1,12 @@
-"""A study in processes that are killed at random moments; print as JSON what each kill left, and the end.
+"""A study in processes that are killed at random moments; tell what each kill left, and the end.
 
-Forked from one process that has only imported, since importing takes longer than the study.
+Run by forked.py: the processes are forked from one that has only imported.
 """
 
-import json
 import os
 import random
 import signal
-import sys
 import time
-from pathlib import Path
 
 from mtst_utils import results, studies
 
@@ -36,7 +33,7 @@ def finished():
     return results.load("toy").groupby("seed").size().to_dict()
 
 
-def main(folder):
+def run_and_kill(folder):
     results.RESULTS, studies.STUDIES["toy"] = folder, {"only": run}
     results._commit = lambda: "none"  # asking git takes longer than the run
     rng, left = random.Random(0), []
@@ -50,9 +47,5 @@ def main(folder):
         assert os.WIFSIGNALED(status), "it had finished before it was killed: nothing is tested"
         left.append(finished())
     os.waitpid(child(), 0)
-    print(json.dumps({"rows per run": sorted({rows for kill in left for rows in kill.values()}),
-                      "runs at the kills": [len(kill) for kill in left], "rows in the end": finished()}))  # fmt: skip
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return {"rows per run": sorted({rows for kill in left for rows in kill.values()}),
+            "runs at the kills": [len(kill) for kill in left], "rows in the end": finished()}  # fmt: skip

@@ -1,13 +1,13 @@
 """load_backbone without a hub: packages, folders, the join; tests/test_hub.py has the hub."""
 
+import os
 import shutil
-import subprocess
-import sys
 import zipfile
 
 import pytest
 import torch
 from conftest import tiny_backbone, tiny_tokenizer
+from forked import run_forked
 from safetensors.torch import load_file, save_file
 
 import mtst_utils as mtst
@@ -103,13 +103,10 @@ def test_altered_package_is_refused(fresh, monkeypatch):
         load_backbone("all-MiniLM-L6-v2")
 
 
-JOIN = """
-import sys
-from mtst_utils import backbones
-from test_backbones import Package
-backbones.metadata.distribution = Package
-print(backbones._joined_mpnet())
-"""
+def join_pieces(pieces, cache):
+    os.environ.update(TEST_PIECES=pieces, MTST_CACHE=cache)
+    backbones.metadata.distribution = Package
+    return backbones._joined_mpnet()
 
 
 class Package:
@@ -181,12 +178,8 @@ def test_interrupted_join_is_not_taken_for_a_whole_one(pieces, tmp_path, monkeyp
 
 
 def test_two_processes_join_at_once(pieces, tmp_path):
-    command = [sys.executable, "-c", JOIN]
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=__file__.rpartition("/")[0]) for _ in "ab"
-    ]
-    answers = {process.communicate()[0].strip() for process in running}
-    assert answers == {str(tmp_path / "cache" / "all-mpnet-base-v2")}
+    answers = run_forked(join_pieces, str(pieces), str(tmp_path / "cache"), processes=2)
+    assert answers == [tmp_path / "cache" / "all-mpnet-base-v2"] * 2
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["all-mpnet-base-v2"]
 
 

@@ -1,12 +1,11 @@
 """The data: hand-written, published, and the reader's own."""
 
 import hashlib
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from forked import run_forked
 from sklearn.feature_extraction.text import CountVectorizer
 
 import mtst_utils as mtst
@@ -188,7 +187,7 @@ def test_load_csv_bad_arguments(tmp_path):
 
 
 def test_two_processes_fetch_at_once(tmp_path):
-    code = f"import mtst_utils; print(len(mtst_utils.load_rated_sentences({str(tmp_path)!r})))"
-    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in "ab"]
-    assert [process.communicate()[0].strip() for process in running] == ["23703", "23703"]
+    first, second = run_forked(mtst.load_rated_sentences, tmp_path, processes=2)
+    assert first.equals(second)
+    assert len(first) == 23703
     assert [p.name for p in tmp_path.iterdir()] == [corpora.ARCHIVE]

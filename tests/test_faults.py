@@ -4,13 +4,13 @@ Training's faults (kills, checkpoints) are in test_training.py; two processes at
 """
 
 import contextlib
-import json
 import resource
-import subprocess
 import sys
 from pathlib import Path
 
+import killed_study
 import pytest
+from forked import run_forked
 
 import mtst_utils as mtst
 from mtst_utils import backbones, results, studies
@@ -64,14 +64,11 @@ def test_results_that_cannot_be_written_show_before_the_first_run(monkeypatch):
 
 
 def test_a_killed_study_goes_on_where_it_was(tmp_path):
-    command = [sys.executable, "tests/killed_study.py", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    [report] = run_forked(killed_study.run_and_kill, tmp_path)
     assert report["rows per run"] == [400]  # whole, after every kill
     assert report["runs at the kills"] == sorted(report["runs at the kills"])  # nothing was lost
     assert max(report["runs at the kills"]) < 40
-    assert report["rows in the end"] == {str(seed): 400 for seed in range(40)}  # and none was run twice
+    assert report["rows in the end"] == {seed: 400 for seed in range(40)}  # and none was run twice
 
 
 def test_a_corpus_that_cannot_be_kept():

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 
+import killed
 import numpy as np
 import pandas as pd
 import pytest
 import small
 import torch
 import two_processes
+from forked import run_forked
 
 import mtst_utils as mtst
 from mtst_utils import checkpoints
@@ -211,9 +213,7 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
 
 
 def test_ten_kills_and_the_same_weights(tmp_path):
-    done = subprocess.run([sys.executable, "tests/killed.py", str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    [report] = run_forked(killed.train_and_kill, tmp_path)
     assert report["kills"] == 10
     assert report["same weights"]
     assert len(set(report["steps at the kills"])) > 3  # they fell at different moments
