@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from sklearn.metrics import f1_score
 from tqdm.auto import tqdm
 
@@ -83,7 +83,8 @@ def fit(model, train, valid=None, *, epochs, batch_size=32, optimizer=None, seed
     checks.whole("seed", seed, "from 0 on", lambda v: v >= 0)
     checks.instance("callbacks", callbacks, (list, tuple))
     checks.instance("optimizer", optimizer, (torch.optim.Optimizer, type(None)))
-    accelerator = Accelerator()
+    # Of several processes, each has parts without a gradient: the backbone's own pooler, a task it has no label of.
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     keep_large_buffers()
     model.to(accelerator.device)
     ids, labels = encode_frame(model, train)

@@ -1,24 +1,39 @@
-"""Run by accelerate launch in test_training.py: train the small task in two ways, write their losses."""
+"""Train the small task in two ways, in processes that share the work; for test_training.py, run by forked.py."""
 
 import json
-import sys
 
 import small
+import torch
+from accelerate import Accelerator, debug_launcher
 
 import mtst_utils as mtst
 
 
 def losses():
-    found = {}
-    for name, callbacks in {"everything": [], "gradual": [mtst.GradualUnfreezing(0.25, 0.75)]}.items():
-        model, frame = small.model(dropout=0), small.frame()
-        options = {"epochs": 1, "batch_size": 8, "precision": "float32", "progress": False, "callbacks": callbacks}
+    found = {"processes": Accelerator().num_processes}
+    callbacks = {"gradual": [mtst.GradualUnfreezing(0.25, 0.75)]}
+    few = small.frame()
+    few.loc[few.index % 16 != 0, "letter"] = None  # in most batches at most one process has a label of this task
+    for name, frame in {"everything": small.frame(), "gradual": small.frame(), "few labels": few}.items():
+        model = small.model(dropout=0)
+        options = {
+            "epochs": 1,
+            "batch_size": 8,
+            "precision": "float32",
+            "progress": False,
+            "callbacks": callbacks.get(name, []),
+        }
         found[name] = mtst.fit(model, frame, **options)["loss"].tolist()
     return found
 
 
-if __name__ == "__main__":
+def _write(path):
     found = losses()
-    if mtst.training.Accelerator().is_main_process:
-        with open(sys.argv[1], "w") as file:
-            json.dump(found, file)
+    if Accelerator().is_main_process:
+        path.write_text(json.dumps(found))
+
+
+def launch(path):
+    """Train in two processes, as `accelerate launch` would; the losses are written to path."""
+    torch.set_num_threads(1)
+    debug_launcher(_write, args=(path,), num_processes=2)
