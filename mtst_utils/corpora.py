@@ -84,7 +84,7 @@ def load_csv(path, text, tasks):
     text: the name of the text column; tasks: {task name: column of its labels}. An empty label means "not known".
     Returns a frame with the columns text and one per task (None where not known), ready for `fit`.
     Raises ValueError, naming the line (the header is line 1) and the column; FileNotFoundError.
-    Taught in notebook 02, section 9.
+    Taught in notebook 02, section 10.
     """
     path = Path(path)
     if not isinstance(tasks, dict) or not tasks:
