@@ -1,18 +1,28 @@
-"""The thin package behind the notebooks."""
+"""The thin package behind the notebooks: what a user takes home. The course's experiments are in `mtst_utils.experiments`."""
 
 from mtst_utils.backbones import BackboneNotAvailable, load_backbone
-from mtst_utils.corpora import (
-    CorpusNotAvailable,
-    load_csv,
-    load_human_ratings,
-    load_rated_sentences,
-    load_sample_sentences,
-    load_triplets,
-)
 from mtst_utils.encoder import SentenceEncoder, cosine_matrix
+from mtst_utils.frames import load_csv
 from mtst_utils.freezing import GradualUnfreezing, freeze, parameter_report, unfreeze, unfreeze_top_blocks
 from mtst_utils.layers import layer_stack
 from mtst_utils.learning_rates import layerwise_lr_groups, lr_table, warmup_linear
 from mtst_utils.multitask import MultiTaskModel, MultiTaskOutput, Task
 from mtst_utils.pooling import masked_mean
 from mtst_utils.training import History, evaluate, fit, seed_everything
+
+_CORPORA = (
+    "CorpusNotAvailable", "load_human_ratings", "load_rated_sentences", "load_sample_sentences", "load_triplets",
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    """The course's corpora, imported when they are asked for: nothing in the core depends on them."""
+    if name in _CORPORA:
+        from mtst_utils.experiments import corpora
+
+        return getattr(corpora, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_CORPORA])

@@ -15,13 +15,13 @@ from sklearn.metrics import f1_score
 from tqdm.auto import tqdm
 
 from mtst_utils import checks
-from mtst_utils.batches import bucketed_batches, encode_frame, encode_labels
 from mtst_utils.checkpoints import Checkpoint, fingerprint
 from mtst_utils.encoder import autocast, checked_sentences
+from mtst_utils.fast_cpu import WordsInUse, keep_large_buffers, quick_dropout
+from mtst_utils.frames import bucketed_batches, encode_frame, encode_labels
+from mtst_utils.frozen_prefix import FrozenPrefix
 from mtst_utils.learning_rates import layerwise_lr_groups, warmup_linear
 from mtst_utils.multitask import NO_LABEL
-from mtst_utils.prefix import FrozenPrefix
-from mtst_utils.speed import WordsInUse, keep_large_buffers, quick_dropout
 
 
 class History(pd.DataFrame):

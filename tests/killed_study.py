@@ -8,7 +8,7 @@ import random
 import signal
 import time
 
-from mtst_utils import results, studies
+from mtst_utils.experiments import results, studies
 
 METRICS = {
     f"metric number {i}, which has a long name": i / 7 for i in range(400)

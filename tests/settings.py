@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mtst_utils.results import RESULTS
+from mtst_utils.experiments.results import RESULTS
 from tests.benchmarks.common import machine
 
 ROOT = Path(__file__).parents[1]

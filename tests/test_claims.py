@@ -8,8 +8,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from mtst_utils import claims, results
-from mtst_utils.results import DEFAULT
+from mtst_utils.experiments import claims, results
+from mtst_utils.experiments.results import DEFAULT
 
 ROOT = Path(__file__).parent.parent
 LEDGER = claims.ledger()

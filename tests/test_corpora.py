@@ -9,8 +9,8 @@ from forked import run_forked
 from sklearn.feature_extraction.text import CountVectorizer
 
 import mtst_utils as mtst
-from mtst_utils import corpora, studies
-from mtst_utils.splits import group_split, near_duplicate_groups, words_of
+from mtst_utils.experiments import corpora, studies
+from mtst_utils.experiments.splits import group_split, near_duplicate_groups, words_of
 
 
 def test_sample_sentences():

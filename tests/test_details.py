@@ -15,7 +15,8 @@ import torch
 from conftest import tiny_backbone, tiny_tokenizer
 
 import mtst_utils as mtst
-from mtst_utils import corpora, encoder, multitask, training
+from mtst_utils import encoder, multitask, training
+from mtst_utils.experiments import corpora
 from mtst_utils.multitask import NO_LABEL
 
 CPU = torch.device("cpu")

@@ -13,7 +13,8 @@ import pytest
 from forked import run_forked
 
 import mtst_utils as mtst
-from mtst_utils import backbones, results, studies
+from mtst_utils import backbones
+from mtst_utils.experiments import results, studies
 
 ROOT = Path(__file__).parent.parent
 NOWHERE = Path("/proc/mtst")  # not even root can make this folder

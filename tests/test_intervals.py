@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
-from mtst_utils.intervals import accuracy_of, bootstrap_difference, bootstrap_score, macro_f1_of, t_interval, wilson
+from mtst_utils.experiments.intervals import (
+    accuracy_of,
+    bootstrap_difference,
+    bootstrap_score,
+    macro_f1_of,
+    t_interval,
+    wilson,
+)
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.integers(0, 3, 600)

@@ -10,13 +10,13 @@ from conftest import tiny_backbone, tiny_tokenizer
 from test_transfer import tiny  # noqa: F401 (a fixture: every study on a tiny backbone)
 
 import mtst_utils as mtst
-from mtst_utils import layerwise, live, results, studies
+from mtst_utils.experiments import layer_rates, notebook, results, studies
 
 
 @pytest.fixture
 def small(tiny, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(layerwise, "split", layerwise.new_model.__globals__["split"])
-    monkeypatch.setattr(layerwise, "load_triplets", lambda: mtst.load_triplets()[:5])
+    monkeypatch.setattr(layer_rates, "split", layer_rates.new_model.__globals__["split"])
+    monkeypatch.setattr(layer_rates, "load_triplets", lambda: mtst.load_triplets()[:5])
     return tiny
 
 
@@ -48,7 +48,7 @@ def test_the_registry_says_what_it_runs():
 def test_upside_down_has_the_same_rates_in_the_opposite_order():
     net = mtst.MultiTaskModel(mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer()), [mtst.Task("a", ("x", "y"))])
     groups = mtst.layerwise_lr_groups(net, 1e-4, 0.5, head_lr=1e-3)
-    right, wrong = (mtst.lr_table(g).set_index("name").lr for g in (groups, layerwise.upside_down(groups)))
+    right, wrong = (mtst.lr_table(g).set_index("name").lr for g in (groups, layer_rates.upside_down(groups)))
     assert wrong[:4].tolist() == right[:4].tolist()[::-1]
     assert wrong["heads"] == right["heads"] == 1e-3
     assert groups[0]["lr"] == right["embeddings"]  # the groups given are as they were
@@ -56,29 +56,29 @@ def test_upside_down_has_the_same_rates_in_the_opposite_order():
 
 def test_distance_is_relative_and_per_layer():
     backbone = tiny_backbone()
-    start = layerwise.weights_of(backbone)
+    start = layer_rates.weights_of(backbone)
     with torch.no_grad():
         for parameter in backbone.encoder.layer[1].parameters():
             parameter.mul_(1.25)
-    moved = layerwise.distance(backbone, start)
+    moved = layer_rates.distance(backbone, start)
     assert moved["distance to pretrained, block 1"] == pytest.approx(0.25, rel=1e-6)
     assert moved["distance to pretrained, block 0"] == moved["distance to pretrained, embeddings"] == 0
 
 
 def test_a_smaller_rate_moves_less(small):
     """The rule itself, and that upside down is upside down: which end moves more."""
-    _, right = layerwise.layerwise_run(None, 0, "full", decay=0.3, n=64)
-    _, wrong = layerwise.layerwise_run(None, 0, "full", decay=0.3, n=64, mirrored=True)
+    _, right = layer_rates.layerwise_run(None, 0, "full", decay=0.3, n=64)
+    _, wrong = layer_rates.layerwise_run(None, 0, "full", decay=0.3, n=64, mirrored=True)
     for metrics, slow, fast in ((right, "block 0", "block 2"), (wrong, "block 2", "block 0")):
         assert metrics[f"distance to pretrained, {slow}"] < 0.5 * metrics[f"distance to pretrained, {fast}"]
 
 
 def test_every_layer_is_the_pooled_state_of_each_layer(tiny_encoder):
     sentences = ["the cat sat", "nobody expected the train to be late today", "a mat"]
-    every = layerwise.EveryLayer(tiny_encoder.backbone, tiny_encoder.tokenizer).encode(sentences)
+    every = layer_rates.EveryLayer(tiny_encoder.backbone, tiny_encoder.tokenizer).encode(sentences)
     assert every.shape == (3, 4 * 32)
     np.testing.assert_allclose(every[:, -32:], tiny_encoder.encode(sentences), atol=1e-6)
-    alone = layerwise.EveryLayer(tiny_encoder.backbone, tiny_encoder.tokenizer).encode(sentences[:1])
+    alone = layer_rates.EveryLayer(tiny_encoder.backbone, tiny_encoder.tokenizer).encode(sentences[:1])
     np.testing.assert_allclose(every[:1], alone, atol=1e-6)  # padding is left out in every layer
 
 
@@ -91,11 +91,11 @@ def test_grid(tmp_path, monkeypatch):
                 results.append("toy", results.DEFAULT, f"decay {decay:g}, rate {rate:g}", seed, 10, {"F1": score}, 1)
     for seed in (0, 1):
         results.append("toy", results.DEFAULT, "upside down, decay 0.8, rate 2e-05", seed, 10, {"F1": 9}, 1)
-    grid = layerwise.grid("toy", "F1")
+    grid = layer_rates.grid("toy", "F1")
     assert grid.index.tolist() == [1, 0.8]
     assert grid.columns.tolist() == [2e-5, 5e-4]
     assert grid.loc[0.8, 5e-4] == pytest.approx(0.66)
-    cells = layerwise.grid_against_one("toy", "F1")
+    cells = layer_rates.grid_against_one("toy", "F1")
     assert cells.effect.tolist() == pytest.approx([0.11, 0.11])
     assert (cells.seeds == 3).all()
     assert ((cells.low > 0.08) & (cells.high < 0.14)).all()
@@ -104,15 +104,15 @@ def test_grid(tmp_path, monkeypatch):
 def test_a_control_draws_once_where_nobody_moves_it(monkeypatch):
     drawn = []
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    live.control(lambda **values: drawn.append(values), {"decay": 0.95}, decay=[1, 0.95])
+    notebook.control(lambda **values: drawn.append(values), {"decay": 0.95}, decay=[1, 0.95])
     assert drawn == [{"decay": 0.95}]
     monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
-    redraw = live.control(lambda **values: drawn.append(values), {"decay": 0.95}, decay=[1, 0.95])
+    redraw = notebook.control(lambda **values: drawn.append(values), {"decay": 0.95}, decay=[1, 0.95])
     slider = redraw.widget.children[0]
     assert slider.options == (1, 0.95)
     slider.value = 1
     assert drawn[-1] == {"decay": 1}
-    redraw = live.control(lambda **values: drawn.append(values), {"sentence": "one", "decay": 1}, decay=[1, 0.95])
+    redraw = notebook.control(lambda **values: drawn.append(values), {"sentence": "one", "decay": 1}, decay=[1, 0.95])
     field = redraw.widget.children[0]
     field.value = "another"
     assert drawn[-1] == {"sentence": "another", "decay": 1}
@@ -131,12 +131,12 @@ def test_counts_in_notebook_4_follow_from_the_grids():
     """What is said there without an interval: how many cells are clear of decay 1, and how far the base rate moves a score."""
     notebook = next((Path(__file__).parent.parent / "notebooks").glob("04_*.ipynb")).read_text()
     grids = ("layerwise_many", "layerwise_few")
-    cells = {metric: pd.concat([layerwise.grid_against_one(study, metric) for study in grids])
+    cells = {metric: pd.concat([layer_rates.grid_against_one(study, metric) for study in grids])
              for metric in ("sentiment macro F1", "domain accuracy")}  # fmt: skip
     above = {metric: int((table.low > 0).sum()) for metric, table in cells.items()}
     below = {metric: int((table.high < 0).sum()) for metric, table in cells.items()}
     assert above["sentiment macro F1"] == 0
     assert f"Of the 40 cells {below['sentiment macro F1']} are clearly below decay 1 and none above" in notebook
     assert f"{below['domain accuracy']} cells clearly below decay 1, {above['domain accuracy']} above" in notebook
-    spread = [100 * np.ptp(layerwise.grid(study, "sentiment macro F1").loc[1]) for study in grids]
+    spread = [100 * np.ptp(layer_rates.grid(study, "sentiment macro F1").loc[1]) for study in grids]
     assert f"by {spread[0]:.0f} points on 4,000 sentences and by {spread[1]:.0f} on 200" in notebook

@@ -14,7 +14,8 @@ from nbconvert import SlidesExporter
 from traitlets.config import Config, PyFileConfigLoader
 
 import mtst_utils as mtst
-from mtst_utils import layerwise, pooling, studies, transfer
+from mtst_utils import pooling
+from mtst_utils.experiments import layer_rates, studies, transfer
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -128,7 +129,7 @@ def test_solutions_of_exercises_run(path, encoder, corpus, capsys):
     few = {name: corpus[corpus.split == name].sample(48, random_state=0) for name in ("train", "valid", "test")}
     model = transfer.new_model()
     names = {"mtst": mtst, "np": np, "pd": pd, "torch": torch, "copy": copy, "studies": studies, "transfer": transfer,
-             "layerwise": layerwise, "triplets": mtst.load_triplets()[:20], "corpus": corpus[:200], "split": few,
+             "layer_rates": layer_rates, "triplets": mtst.load_triplets()[:20], "corpus": corpus[:200], "split": few,
              "backbone": encoder.backbone, "tokenizer": encoder.tokenizer, "train": few["train"], "sentences": few["train"],
              "tasks": list(model.tasks.values()), "model": model, "reference": model, "start": transfer.new_model(),
              "after": {"head A frozen": model}}  # fmt: skip

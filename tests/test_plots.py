@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mtst_utils import plots
+from mtst_utils.experiments import plots
 
 EFFECTS = pd.DataFrame({"effect": [0.1, 0.0], "low": [0.05, -0.1], "high": [0.15, 0.1]}, index=["clear", "noise"])
 SCORES = pd.DataFrame([{"domain": d, "setting": s, "seed": k, "value": 0.5 + 0.1 * k} for d in "xy"

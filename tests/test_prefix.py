@@ -6,7 +6,8 @@ import small
 import torch
 
 import mtst_utils as mtst
-from mtst_utils import checkpoints, prefix, studies
+from mtst_utils import checkpoints, frozen_prefix
+from mtst_utils.experiments import studies
 
 FRAME = small.frame()
 
@@ -45,12 +46,12 @@ def test_same_losses_and_weights_as_without(monkeypatch, kind, depth):
     models = [model_of(kind, depth) for _ in range(2)]
     count = Count(models[0])
     cached = fit(models[0], callbacks=[count])
-    monkeypatch.setattr(prefix, "MEMORY", 0)
+    monkeypatch.setattr(frozen_prefix, "MEMORY", 0)
     plain = fit(models[1])
     assert cached.loss.to_numpy() == pytest.approx(plain.loss.to_numpy(), abs=1e-5)
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
-    whole_only = kind in prefix.WHOLE_ONLY and depth > 0
+    whole_only = kind in frozen_prefix.WHOLE_ONLY and depth > 0
     assert (sum(count.runs[1:]) > 0) == whole_only  # after the first step, what is frozen is never run again
     assert count.runs[0] > 0
 
@@ -59,7 +60,7 @@ def test_the_real_backbone_gives_the_same_losses(monkeypatch, corpus):
     frame = corpus[corpus.split == "train"].sample(48, random_state=0)
     histories = []
     for memory in (0.5, 0):
-        monkeypatch.setattr(prefix, "MEMORY", memory)
+        monkeypatch.setattr(frozen_prefix, "MEMORY", memory)
         model = studies.new_model()
         mtst.unfreeze_top_blocks(model, 2)
         histories.append(mtst.fit(model, frame, epochs=2, batch_size=16, precision="float32", progress=False))
@@ -93,7 +94,7 @@ def test_too_large_for_memory_falls_back_and_says_so(monkeypatch):
     class Tiny:
         available = 1000
 
-    monkeypatch.setattr(prefix.psutil, "virtual_memory", Tiny)
+    monkeypatch.setattr(frozen_prefix.psutil, "virtual_memory", Tiny)
     models = [model_of("bert", 1) for _ in range(2)]
     count = Count(models[0])
     with pytest.warns(UserWarning, match=r"frozen layers' outputs would take .* training without a cache") as warned:
@@ -107,7 +108,7 @@ def test_too_large_for_memory_falls_back_and_says_so(monkeypatch):
 def test_unfreezing_during_training_renews_the_cache(monkeypatch):
     histories = []
     for memory in (0.5, 0):
-        monkeypatch.setattr(prefix, "MEMORY", memory)
+        monkeypatch.setattr(frozen_prefix, "MEMORY", memory)
         model = model_of("bert")
         unfreezing = mtst.GradualUnfreezing(0.3, 0.8, base_lr=1e-3)
         histories.append(fit(model, epochs=8, callbacks=[unfreezing]).loss.to_numpy())

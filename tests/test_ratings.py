@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from mtst_utils import paper
-from mtst_utils.corpora import SENTIMENTS, load_rated_sentences
+from mtst_utils.experiments import multi_task
+from mtst_utils.experiments.corpora import SENTIMENTS, load_rated_sentences
+from mtst_utils.experiments.ratings import CENTERS, STEPS, expected_rating, rating_step
 from mtst_utils.multitask import Task
-from mtst_utils.ratings import CENTERS, STEPS, expected_rating, rating_step
 
 
 def test_steps_have_width_one_and_a_border_at_zero():
@@ -46,7 +46,7 @@ def test_a_learned_rating_is_what_the_papers_figures_are_of():
     corpus = load_rated_sentences()
     rows = corpus[(corpus.split == "valid") & (corpus.rating != 0)]
     rows = rows.assign(**{"rating step": rating_step(rows.rating)})
-    scores = paper.scores_on(Perfect(rows), rows, "valid, ")
+    scores = multi_task.scores_on(Perfect(rows), rows, "valid, ")
     assert scores["valid, rating step accuracy"] == 1
     assert all(scores[f"valid, {domain}, sign F1"] == 1 for domain in rows.domain.unique())
     assert scores["valid, sentiment accuracy"] == pytest.approx((rows.sentiment == "negative").mean())

@@ -6,7 +6,7 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import mtst_utils as mtst
-from mtst_utils import speed
+from mtst_utils import fast_cpu
 from mtst_utils.training import default_optimizer
 
 FRAME = small.frame()
@@ -31,10 +31,10 @@ def test_attention_is_torchs(masked):
     module.is_causal = False
     arguments = (module, query, key, value, mask if masked else None)
     expected, _ = sdpa_attention_forward(*arguments, dropout=0.0, scaling=0.3)
-    nearly_none, _ = speed.word_dropout_attention(*arguments, dropout=1e-7, scaling=0.3)
+    nearly_none, _ = fast_cpu.word_dropout_attention(*arguments, dropout=1e-7, scaling=0.3)
     assert torch.allclose(nearly_none, expected, atol=1e-6)
-    assert torch.equal(speed.word_dropout_attention(*arguments, dropout=0.0, scaling=0.3)[0], expected)
-    draws = torch.stack([speed.word_dropout_attention(*arguments, dropout=0.2, scaling=0.3)[0] for _ in range(3000)])
+    assert torch.equal(fast_cpu.word_dropout_attention(*arguments, dropout=0.0, scaling=0.3)[0], expected)
+    draws = torch.stack([fast_cpu.word_dropout_attention(*arguments, dropout=0.2, scaling=0.3)[0] for _ in range(3000)])
     assert torch.allclose(draws.mean(0), expected, atol=0.06)
     assert draws.std(0).min() > 0.01
 
@@ -42,9 +42,9 @@ def test_attention_is_torchs(masked):
 def test_dropout_in_attention_is_drawn_in_training_only(tiny_encoder):
     model = mtst.MultiTaskModel(tiny_encoder, [mtst.Task("letter", ("b", "c"))])
     calls = []
-    original = speed.WordDropout.forward
+    original = fast_cpu.WordDropout.forward
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed.WordDropout, "forward", lambda self, x: calls.append(x.ndim) or original(self, x))
+        patch.setattr(fast_cpu.WordDropout, "forward", lambda self, x: calls.append(x.ndim) or original(self, x))
         fit(model, epochs=1)
         assert 4 in calls  # [B, heads, T, T]
         calls.clear()
@@ -68,7 +68,9 @@ def test_only_words_in_use_are_trained_and_all_else_is_the_same(monkeypatch):
         model = small.model()
         start = table_of(model).detach().clone()
         if not share:
-            monkeypatch.setattr(speed.WordsInUse, "__enter__", lambda self: vars(self).update(worth_it=False) or self)
+            monkeypatch.setattr(
+                fast_cpu.WordsInUse, "__enter__", lambda self: vars(self).update(worth_it=False) or self
+            )
         histories.append(fit(model, epochs=3))
         models.append(model)
     used = used_rows(models[0])

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 import mtst_utils as mtst
-from mtst_utils import baselines, results, studies
-from mtst_utils.intervals import t_interval
+from mtst_utils.experiments import baselines, results, studies
+from mtst_utils.experiments.intervals import t_interval
 
 ROOT = Path(__file__).parent.parent
 README, NOTEBOOKS = (ROOT / "README.md").read_text(), ROOT / "notebooks"

@@ -13,7 +13,7 @@ from forked import run_forked
 
 import mtst_utils as mtst
 from mtst_utils import checkpoints
-from mtst_utils.speed import WordDropout, quick_dropout
+from mtst_utils.fast_cpu import WordDropout, quick_dropout
 from mtst_utils.training import bucketed_batches, default_optimizer
 
 FRAME = small.frame()

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import mtst_utils as mtst
-from mtst_utils import results, studies, transfer
-from mtst_utils.corpora import DOMAINS, SENTIMENTS
+from mtst_utils.experiments import results, studies, transfer
+from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS
 
 
 @pytest.fixture

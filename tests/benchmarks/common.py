@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from mtst_utils.results import RESULTS
+from mtst_utils.experiments.results import RESULTS
 
 
 def machine():

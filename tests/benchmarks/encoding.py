@@ -14,9 +14,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from mtst_utils.corpora import load_rated_sentences
 from mtst_utils.encoder import SentenceEncoder
-from mtst_utils.results import RESULTS
+from mtst_utils.experiments.corpora import load_rated_sentences
+from mtst_utils.experiments.results import RESULTS
 from tests.benchmarks.common import compare
 
 HALF = {"float32": False, "bfloat16": True}

@@ -3,9 +3,9 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from mtst_utils import plots
-from mtst_utils.corpora import DATA
-from mtst_utils.results import RESULTS
+from mtst_utils.experiments import plots
+from mtst_utils.experiments.corpora import DATA
+from mtst_utils.experiments.results import RESULTS
 
 MODELS = {"MiniLM": "all-MiniLM-L6-v2", "MPNet": "all-mpnet-base-v2"}
 PARTS = ("top 4 blocks", "top block", "top 2 blocks", "alone")

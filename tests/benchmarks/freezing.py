@@ -11,8 +11,8 @@ import time
 from transformers import TrainerCallback
 
 import mtst_utils as mtst
-from mtst_utils import prefix
-from mtst_utils.transfer import new_model, split
+from mtst_utils import frozen_prefix
+from mtst_utils.experiments.transfer import new_model, split
 from tests.benchmarks.common import compare
 from tests.benchmarks.training import trainer
 
@@ -36,7 +36,7 @@ def epoch(blocks, how, batch_size=32):
     """Seconds of an epoch: the median of the second, third and fourth, since the first one fills the cache."""
 
     def measured(sentences):
-        prefix.MEMORY = 0.5 if how == FILLED else 0
+        frozen_prefix.MEMORY = 0.5 if how == FILLED else 0
         model, epochs = new_model(os.environ.get("MTST_BACKBONE")), Epochs()
         if blocks is not None:
             mtst.unfreeze_top_blocks(model, blocks)

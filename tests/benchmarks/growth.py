@@ -2,8 +2,8 @@
 
 import time
 
-from mtst_utils.corpora import load_rated_sentences
 from mtst_utils.encoder import SentenceEncoder
+from mtst_utils.experiments.corpora import load_rated_sentences
 from tests.benchmarks.common import compare
 
 

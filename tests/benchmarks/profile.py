@@ -11,8 +11,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 import mtst_utils as mtst
-from mtst_utils.results import RESULTS
-from mtst_utils.transfer import new_model, split
+from mtst_utils.experiments.results import RESULTS
+from mtst_utils.experiments.transfer import new_model, split
 from tests.benchmarks.common import machine
 
 PARTS = {  # the first whose pattern is found in an operator's name

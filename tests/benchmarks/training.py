@@ -10,8 +10,8 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 import mtst_utils as mtst
-from mtst_utils.corpora import DOMAINS, SENTIMENTS
 from mtst_utils.encoder import has_bfloat16
+from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS
 from mtst_utils.training import default_optimizer, encode_frame
 from tests.benchmarks.common import compare
 

@@ -6,11 +6,19 @@ Each `..._run` returns (training sentences, {metric: value}); `studies.STUDIES` 
 import numpy as np
 from sklearn.metrics import f1_score
 
-from mtst_utils.baselines import human_scores, macro_f1, paper_scores, sentiment_score, tfidf, three_class, vader
-from mtst_utils.corpora import load_human_ratings, load_rated_sentences
-from mtst_utils.ratings import expected_rating, rating_step
+from mtst_utils.experiments.baselines import (
+    human_scores,
+    macro_f1,
+    paper_scores,
+    sentiment_score,
+    tfidf,
+    three_class,
+    vader,
+)
+from mtst_utils.experiments.corpora import load_human_ratings, load_rated_sentences
+from mtst_utils.experiments.ratings import expected_rating, rating_step
+from mtst_utils.experiments.transfer import new_model
 from mtst_utils.training import default_optimizer, fit
-from mtst_utils.transfer import new_model
 
 
 def scores_on(model, test, prefix=""):

@@ -13,14 +13,14 @@ from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from torch.nn.functional import log_softmax
 
-from mtst_utils.corpora import DOMAINS, SENTIMENTS, load_rated_sentences
 from mtst_utils.encoder import SentenceEncoder, autocast, eval_mode
+from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS, load_rated_sentences
+from mtst_utils.experiments.probes import regularised_probe
+from mtst_utils.experiments.ratings import STEPS
 from mtst_utils.freezing import GradualUnfreezing, freeze, unfreeze
 from mtst_utils.learning_rates import layerwise_lr_groups
 from mtst_utils.multitask import MultiTaskModel, Task
 from mtst_utils.pooling import masked_mean
-from mtst_utils.probes import regularised_probe
-from mtst_utils.ratings import STEPS
 from mtst_utils.training import evaluate, fit, seed_everything
 
 CURVE = (15, 30, 60, 90, 120)  # steps on task B after which task A is looked at

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline, make_union
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from mtst_utils.corpora import SENTIMENTS
+from mtst_utils.experiments.corpora import SENTIMENTS
 
 
 def paper_scores(score, rating, domain):

@@ -246,7 +246,7 @@ def paper_figure(scores, title, human="one human rater", ax=None):
     """A score per domain and system: scores has the columns domain, setting, seed, value. Several seeds show as their
     mean with its 95 % t interval; the human rater is a line across each domain.
     """
-    from mtst_utils.intervals import t_interval
+    from mtst_utils.experiments.intervals import t_interval
 
     ax = _axes(ax, 9, 4)
     domains, systems = (

@@ -1,4 +1,4 @@
-"""The experiments behind the claims: `python -m mtst_utils.studies NAME [--backbone ...]`.
+"""The experiments behind the claims: `python -m mtst_utils.experiments.studies NAME [--backbone ...]`.
 
 Each run is appended to data/results/NAME.csv as it ends; a finished run is never run again.
 """
@@ -12,18 +12,15 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from mtst_utils import results
 from mtst_utils.backbones import DEFAULT, load_backbone
-from mtst_utils.corpora import DOMAINS, load_rated_sentences, load_triplets
 from mtst_utils.encoder import SentenceEncoder
-from mtst_utils.intervals import accuracy_of, bootstrap_score, wilson
-from mtst_utils.layerwise import layerwise_run, probes_run
-from mtst_utils.multitask import MultiTaskModel
-from mtst_utils.paper import baseline_run, scores_on, training_run
-from mtst_utils.pooling import first_token, masked_max, masked_mean
-from mtst_utils.probes import probe, triplet_hits
-from mtst_utils.training import fit
-from mtst_utils.transfer import (
+from mtst_utils.experiments import results
+from mtst_utils.experiments.corpora import DOMAINS, load_rated_sentences, load_triplets
+from mtst_utils.experiments.intervals import accuracy_of, bootstrap_score, wilson
+from mtst_utils.experiments.layer_rates import layerwise_run, probes_run
+from mtst_utils.experiments.multi_task import baseline_run, scores_on, training_run
+from mtst_utils.experiments.probes import probe, triplet_hits
+from mtst_utils.experiments.transfer import (
     LABELS,
     forgetting_run,
     frozen_run,
@@ -33,6 +30,9 @@ from mtst_utils.transfer import (
     transfer_run,
     untrained_run,
 )
+from mtst_utils.multitask import MultiTaskModel
+from mtst_utils.pooling import first_token, masked_max, masked_mean
+from mtst_utils.training import fit
 
 
 class FourPoolings(SentenceEncoder):
@@ -240,7 +240,9 @@ def run_study(name, backbone=DEFAULT, seeds=5, scale="full", settings=None):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m mtst_utils.studies", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m mtst_utils.experiments.studies", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("name", choices=[*STUDIES, "list"])
     parser.add_argument("--backbone", default=DEFAULT)
     parser.add_argument("--seeds", type=int, default=5)

@@ -3,7 +3,6 @@
 Taught in notebooks 01 and 02; provenance and split in data/README.md.
 """
 
-import csv
 import io
 import json
 import os
@@ -17,9 +16,9 @@ from pathlib import Path
 import pandas as pd
 
 from mtst_utils.backbones import sha256
-from mtst_utils.splits import group_split, near_duplicate_groups
+from mtst_utils.experiments.splits import group_split, near_duplicate_groups
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 SENTIMENTS = ("negative", "neutral", "positive")
 DOMAINS = {  # our name: the publisher's file
     "tweet": "tweets",
@@ -76,56 +75,6 @@ def load_human_ratings(folder=None):
         frames.append(pd.DataFrame(rows, columns=["row", "domain", "rating"]))
         start += len(items)
     return pd.concat(frames, ignore_index=True)
-
-
-def load_csv(path, text, tasks):
-    """Your own sentences: a CSV file with one column of text and one column of labels per task.
-
-    text: the name of the text column; tasks: {task name: column of its labels}. An empty label means "not known".
-    Returns a frame with the columns text and one per task (None where not known), ready for `fit`.
-    Raises ValueError, naming the line (the header is line 1) and the column; FileNotFoundError.
-    Taught in notebook 02, section 10.
-    """
-    path = Path(path)
-    if not isinstance(tasks, dict) or not tasks:
-        raise ValueError(f"tasks must be a dict {{task name: column}} with at least one task; got {tasks!r}")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    rows, lines = [], []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            header = reader.fieldnames or []
-            for column in [text, *tasks.values()]:
-                if column not in header:
-                    raise ValueError(
-                        f"{path.name} has no column {column!r}; it has {', '.join(map(repr, header)) or 'none'}"
-                    )
-            for row in reader:  # a field too many comes under the key None, one too few has the value None
-                if None in row or None in row.values():
-                    raise ValueError(f"{path.name}, line {reader.line_num}: the header has {len(header)} columns, this "
-                                     "row has not. Put quotes around text that holds a comma")  # fmt: skip
-                rows.append([row[text], *(row[column].strip() or None for column in tasks.values())])
-                lines.append(reader.line_num)
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path.name} is not UTF-8 (byte {error.start}: {error.reason}); save it as 'CSV UTF-8'"
-        ) from error
-    except csv.Error as error:
-        raise ValueError(f"{path.name}, near line {reader.line_num + 1}: not a regular CSV ({error})") from error
-    if not rows:
-        raise ValueError(f"{path.name} has no rows under its header")
-    frame = pd.DataFrame(rows, columns=["text", *tasks], dtype=object)
-    for line, sentence in zip(lines, frame["text"], strict=True):
-        if not sentence.strip():
-            raise ValueError(f"{path.name}, line {line}, column {text!r}: the text is empty")
-    for task, column in tasks.items():
-        if frame[task].nunique() < 2:
-            found = sorted(frame[task].dropna().unique())
-            raise ValueError(
-                f"{path.name}, column {column!r}: a task needs two different labels or more; found {found}"
-            )
-    return frame
 
 
 def _archive(folder):

@@ -1,4 +1,4 @@
-"""The ledger of the claims that the series puts to the test: data/claims.csv. `python -m mtst_utils.claims` measures it anew.
+"""The ledger of the claims that the series puts to the test: data/claims.csv. `python -m mtst_utils.experiments.claims` measures it anew.
 
 An experiment is written as `study | setting | against | metric`: the mean over seeds of the metric in one setting, compared
 with the other seed by seed, with its 95 % t interval. The metric may be a difference, `one metric - another`; `against`
@@ -8,10 +8,10 @@ turned so that above zero is what the claim promises.
 
 import pandas as pd
 
-from mtst_utils import plots, results
 from mtst_utils.backbones import DEFAULT
-from mtst_utils.corpora import DATA
-from mtst_utils.intervals import t_interval
+from mtst_utils.experiments import plots, results
+from mtst_utils.experiments.corpora import DATA
+from mtst_utils.experiments.intervals import t_interval
 
 LEDGER = DATA / "claims.csv"
 # How a setting is compared with the other, by unit: points are hundredths of a score.
