@@ -1,14 +1,23 @@
 """The thin package behind the notebooks: what a user takes home. The course's experiments are in `mtst_utils.experiments`."""
 
-from mtst_utils.backbones import BackboneNotAvailable, load_backbone
+from mtst_utils.backbones import load_backbone
+from mtst_utils.callbacks import Callback, EarlyStopping, GradualUnfreezing
 from mtst_utils.encoder import SentenceEncoder, cosine_matrix
+from mtst_utils.evaluation import evaluate
 from mtst_utils.frames import load_csv
-from mtst_utils.freezing import GradualUnfreezing, freeze, parameter_report, unfreeze, unfreeze_top_blocks
+from mtst_utils.freezing import freeze, parameter_report, unfreeze, unfreeze_top_blocks
 from mtst_utils.layers import layer_stack
 from mtst_utils.learning_rates import layerwise_lr_groups, lr_table, warmup_linear
-from mtst_utils.multitask import MultiTaskModel, MultiTaskOutput, Task
+from mtst_utils.multitask import (
+    MultiLabelTask,
+    MultiTaskModel,
+    MultiTaskOutput,
+    RegressionTask,
+    Task,
+)
+from mtst_utils.packaged_weights import BackboneNotAvailable
 from mtst_utils.pooling import masked_mean
-from mtst_utils.training import History, evaluate, fit, seed_everything
+from mtst_utils.training import History, fit, seed_everything
 
 _CORPORA = (
     "CorpusNotAvailable", "load_human_ratings", "load_rated_sentences", "load_sample_sentences", "load_triplets",

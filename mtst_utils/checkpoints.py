@@ -1,86 +1,183 @@
-"""Going on after an interruption: the state of a training run in one file that is whole or not there.
+"""Going on after an interruption: the state of a training run in one file, whole or not there.
 
 Taught in notebook 02, section 5.
 """
 
 import hashlib
 import json
+import logging
 import os
 import time
-import warnings
 from pathlib import Path
 
+import pandas as pd
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
-SAVE_SECONDS = 20  # a checkpoint is written at the end of an epoch, and whenever the last one is older than this
+from mtst_utils import checks
+from mtst_utils.frames import encode_labels
+
+SAVE_SECONDS = 20  # written at the end of an epoch, and whenever the last one is older than this
 
 
-def fingerprint(run, train, labels, epochs, batch_size, seed, precision):
-    """What must be the same for a checkpoint to be of the same run."""
-    data = hashlib.sha256("\0".join(train["text"]).encode())
-    for name, values in labels.items():
-        data.update(name.encode() + values.numpy().tobytes())
-    groups = [
-        [group["initial_lr"], group["weight_decay"], len(group["params"])] for group in run.optimizer.param_groups
-    ]
-    return {
-        "epochs": epochs, "batch_size": batch_size, "seed": seed, "precision": precision, "data": data.hexdigest(),
-        "tasks": [repr(task) for task in run.model.tasks.values()], "optimizer": [type(run.optimizer).__name__, groups],
-    }  # fmt: skip
+def fingerprint(run, train: pd.DataFrame, valid: pd.DataFrame | None, **settings) -> dict:
+    """What must be the same for a checkpoint to be of the same run: whatever determines its result.
+
+    Taken before the first step. run: model, optimizer, scheduler and callbacks; settings: numbers and
+    words that `fit` was given.
+    """
+    model, encoder = run.model, run.model.encoder
+    groups = []
+    for group in run.optimizer.param_groups:
+        # The rate of now follows from the first one and the schedule.
+        kept = {name: value for name, value in group.items() if name not in ("params", "lr")}
+        groups.append({"initial_lr": group["lr"]} | kept | {"parameters": len(group["params"])})
+    facts = settings | {
+        "starting weights": _hash_of(model.state_dict()),
+        "what is frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
+        "encoder": [type(encoder).__name__, encoder.pooling, encoder.normalize, encoder.max_length],
+        "dropout": [part.p for part in model.modules() if isinstance(part, nn.Dropout)],
+        "tasks": [repr(task) for task in model.tasks.values()],
+        "optimizer": [type(run.optimizer).__name__, groups],
+        "scheduler": type(run.scheduler).__name__,
+        "callbacks": [_settings_of(callback) for callback in run.callbacks],
+        "training data": _data_of(model, train),
+        "validation data": None if valid is None else _data_of(model, valid),
+    }
+    return json.loads(json.dumps(facts, default=repr))  # as it comes back from a file
+
+
+def _hash_of(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _data_of(model, frame: pd.DataFrame) -> str:
+    text = hashlib.sha256("\0".join(frame["text"]).encode("utf-8", "surrogatepass")).hexdigest()
+    return text + _hash_of(encode_labels(model, frame))
+
+
+def _settings_of(callback: object) -> list:
+    """A callback's class, and those of its attributes that are plain: its settings."""
+    plain = (str, int, float, bool, type(None))
+    kept = {name: value for name, value in vars(callback).items() if isinstance(value, plain)}
+    return [type(callback).__qualname__, kept]
 
 
 class Checkpoint:
     """The state of a run in one safetensors file, which is replaced whole or not at all."""
 
-    def __init__(self, folder, run, same_run):
-        self.path = Path(folder, "checkpoint.safetensors") if folder is not None else None
-        try:
-            if folder is not None:  # now, and not after an hour of training
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"checkpoint must be a folder that can be written to; got {folder} ({error})") from error
+    def __init__(self, folder: str | Path | None, run, same_run: dict | None) -> None:
         self.run, self.same_run, self.saved = run, same_run, time.monotonic()
-
-    def save(self, whole, end_of_epoch):
-        if self.path is None or not (end_of_epoch or time.monotonic() - self.saved > SAVE_SECONDS):
+        self.path = None
+        if folder is None:
             return
-        run, optimizer = self.run, self.run.optimizer.state_dict()
-        with whole():
-            tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
+        folder = Path(folder).expanduser()
+        self.path = folder / "checkpoint.safetensors"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)  # now, and not after an hour of training
+        except OSError as error:
+            raise ValueError(
+                f"checkpoint must be a folder that can be written to; got {folder} ({error})"
+            ) from error
+
+    def save_now_and_then(self) -> None:
+        """Write the file if the last one is older than SAVE_SECONDS."""
+        if time.monotonic() - self.saved > SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write the file. One that cannot be written is warned of: training goes on."""
+        if self.path is None or not self.run.is_main:
+            return
+        run, self.saved = self.run, time.monotonic()
+        tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
+        optimizer = run.optimizer.state_dict()
+        numbers = {}
         for i, state in optimizer["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
-        facts = {"same_run": self.same_run, "step": run.step, "history": run.history, "groups": optimizer["param_groups"],
-                 "scheduler": {k: v for k, v in run.scheduler.state_dict().items() if k != "lr_lambdas"}}  # fmt: skip
-        new, self.saved = self.path.with_suffix(".new"), time.monotonic()
+            for name, value in state.items():
+                kept = tensors if isinstance(value, Tensor) else numbers
+                kept[f"optimizer.{i}.{name}"] = value
+        for i, callback in enumerate(run.callbacks):
+            for name, value in getattr(callback, "state_dict", dict)().items():
+                tensors[f"callback.{i}.{name}"] = torch.as_tensor(value)
+        schedule = {k: v for k, v in run.scheduler.state_dict().items() if k != "lr_lambdas"}
+        facts = {
+            "same_run": self.same_run,
+            "step": run.step,
+            "stop": run.stop,
+            "history": run.history,
+            "groups": optimizer["param_groups"],
+            "optimizer numbers": numbers,
+            "scheduler": schedule,
+        }
+        new = self.path.with_suffix(".new")
         try:
             save_file(tensors, new, metadata={"facts": json.dumps(facts)})
             os.replace(new, self.path)
-        except (OSError, SafetensorError) as error:  # a full disk, say: no reason to lose what is trained
+        except (
+            OSError,
+            SafetensorError,
+        ) as error:  # a full disk: no reason to lose what is trained
             new.unlink(missing_ok=True)
-            warnings.warn(f"{self.path} could not be written at step {run.step} ({error}); training goes on, and an "
-                          "interruption now would lose what came after the last one", stacklevel=4)  # fmt: skip
+            checks.warn(
+                f"{self.path} could not be written at step {run.step} ({error}); training goes on, and "
+                "an interruption now would lose what came after the last one"
+            )
 
-    def load(self):
+    def load(self) -> None:
+        """Take up a run where its checkpoint ends, and say so.
+
+        Raises ValueError for a damaged file, and for one of another run, naming what differs.
+        """
         if self.path is None or not self.path.is_file():
             return
+        facts, tensors = self._read()
+        if facts["same_run"] != self.same_run:
+            before = facts["same_run"]
+            changed = [key for key in self.same_run if before.get(key) != self.same_run[key]]
+            raise ValueError(
+                f"{self.path} is of another run ({', '.join(changed)} differ): "
+                "delete it, or choose another folder"
+            )
+        run = self.run
+        run.model.load_state_dict(_under("model.", tensors))
+        state = {}
+        for key, value in (_under("optimizer.", tensors) | _numbers(facts)).items():
+            i, _, name = key.partition(".")
+            state.setdefault(int(i), {})[name] = value
+        run.optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
+        lambdas = {"lr_lambdas": [None] * len(facts["groups"])}
+        run.scheduler.load_state_dict(facts["scheduler"] | lambdas)
+        for i, callback in enumerate(run.callbacks):
+            if kept := _under(f"callback.{i}.", tensors):
+                callback.load_state_dict(kept)
+        run.step, run.stop, run.history = facts["step"], facts["stop"], facts["history"]
+        logging.getLogger(__name__).warning(
+            "fit goes on from step %d of %d, as %s says", run.step, run.total_steps, self.path
+        )
+
+    def _read(self) -> tuple[dict, dict[str, Tensor]]:
         try:
             with safe_open(self.path, "pt") as file:
                 facts = json.loads(file.metadata()["facts"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return facts, tensors
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.path} is damaged ({error}): delete it, and the run begins anew") from error
-        if facts["same_run"] != self.same_run:
-            changed = [key for key in self.same_run if facts["same_run"].get(key) != self.same_run[key]]
             raise ValueError(
-                f"{self.path} is of another run ({', '.join(changed)} differ): delete it, or choose another folder"
-            )
-        run, state = self.run, {}
-        run.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, i, name = key.split(".")
-                state.setdefault(int(i), {})[name] = value
-        run.optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
-        run.scheduler.load_state_dict(facts["scheduler"] | {"lr_lambdas": [None] * len(facts["groups"])})
-        run.step, run.history = facts["step"], facts["history"]
+                f"{self.path} is damaged ({error}): delete it, and the run begins anew"
+            ) from error
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _numbers(facts: dict) -> dict[str, float]:
+    return {k.removeprefix("optimizer."): v for k, v in facts["optimizer numbers"].items()}

@@ -1,6 +1,11 @@
 """Checks of what a caller gives: one sentence that names the argument, its value, and what is accepted."""
 
+import sys
+import warnings
 from numbers import Integral, Real
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
 
 
 def number(name, value, accepted, holds):
@@ -30,7 +35,9 @@ def instance(name, value, kind):
 
 def _check(kind, name, value, accepted, holds):
     if isinstance(value, bool) or not isinstance(value, kind):
-        raise TypeError(f"{name} must be {accepted}; got {value!r:.60} of type {type(value).__name__}")
+        raise TypeError(
+            f"{name} must be {accepted}; got {value!r:.60} of type {type(value).__name__}"
+        )
     if not holds(value):
         raise ValueError(f"{name} must be {accepted}; got {value!r}")
 
@@ -43,3 +50,11 @@ def rate(name, value):
 def share(name, value):
     """A share that leaves something: dropout, weight decay, a part of the steps."""
     number(name, value, "from 0 to below 1", lambda v: 0 <= v < 1)
+
+
+def warn(message: str) -> None:
+    """A UserWarning that points at the line outside of this package from which it was called."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)

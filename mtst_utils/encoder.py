@@ -5,9 +5,7 @@ Taught in notebook 01.
 
 import contextlib
 import json
-import logging
-import warnings
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mtst_utils import checks
 from mtst_utils.backbones import load_backbone
 from mtst_utils.pooling import POOLINGS
+from mtst_utils.precision import wants_bfloat16
 
 CHUNK = 16_384  # sentences tokenized at a time: memory stays flat however many there are
 
@@ -33,9 +32,13 @@ def cosine_matrix(a, b=None):
     """
     a, b = np.asarray(a), np.asarray(a if b is None else b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"cosine_matrix needs [N, H] and [M, H]; got {list(a.shape)} and {list(b.shape)}")
+        raise ValueError(
+            f"cosine_matrix needs [N, H] and [M, H]; got {list(a.shape)} and {list(b.shape)}"
+        )
     for name, rows in (("a", a), ("b", b)):
-        bad = ~np.isfinite(rows).all(1) if np.issubdtype(rows.dtype, np.number) else np.ones(1, bool)
+        bad = (
+            ~np.isfinite(rows).all(1) if np.issubdtype(rows.dtype, np.number) else np.ones(1, bool)
+        )
         if bad.any():
             raise ValueError(
                 f"cosine_matrix needs finite numbers; row {int(bad.argmax())} of {name} holds another value"
@@ -63,12 +66,18 @@ class SentenceEncoder(nn.Module):
         if backbone.config.model_type in ("roberta", "xlm-roberta", "mpnet"):
             positions -= backbone.embeddings.padding_idx + 1
         longest = min(tokenizer.model_max_length, positions)
-        if max_length is not None and not (isinstance(max_length, int) and 3 <= max_length <= longest):
+        if max_length is not None and not (
+            isinstance(max_length, int) and 3 <= max_length <= longest
+        ):
             raise ValueError(
                 f"max_length must be a whole number from 3 to {longest}, this model's limit; got {max_length!r}"
             )
         self.backbone, self.tokenizer = backbone, tokenizer
-        self.pooling, self.normalize, self.max_length = pooling, bool(normalize), max_length or longest
+        self.pooling, self.normalize, self.max_length = (
+            pooling,
+            bool(normalize),
+            max_length or longest,
+        )
 
     @classmethod
     def from_pretrained(cls, name=None):
@@ -94,18 +103,12 @@ class SentenceEncoder(nn.Module):
         ids = self.tokenizer(sentences, verbose=False)["input_ids"]
         long = [i for i, row in enumerate(ids) if len(row) > self.max_length]
         if long:  # a second time, so that the closing special token is kept
-            cut = self.tokenizer([sentences[i] for i in long], truncation=True, max_length=self.max_length)["input_ids"]
+            cut = self.tokenizer(
+                [sentences[i] for i in long], truncation=True, max_length=self.max_length
+            )["input_ids"]
             for i, row in zip(long, cut, strict=True):
                 ids[i] = row
         return ids, len(long)
-
-    def warn_of_cuts(self, cut, total, stacklevel):
-        """One warning with the number of sentences that were cut, if there are any."""
-        if cut:
-            message = (
-                f"{cut} of {total} sentences are longer than max_length={self.max_length} tokens and were cut there"
-            )
-            warnings.warn(message, stacklevel=stacklevel)
 
     def collate(self, ids):
         """A list of token id lists -> (input_ids, attention_mask), both [B, T], padded to the longest, on our device."""
@@ -115,58 +118,109 @@ class SentenceEncoder(nn.Module):
         device = self.backbone.device
         return input_ids.to(device), mask.to(device)
 
-    def encode(self, sentences, *, token_budget=None, precision="float32", progress=False):
-        """Embed sentences: one string -> float32 [H]; a list, tuple, array or Series of N strings -> float32 [N, H].
+    def encode(
+        self,
+        sentences: str | Iterable[str],
+        *,
+        token_budget: int | None = None,
+        precision: str = "float32",
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Embed sentences: one string -> float32 [H]; N strings (list, Series, ...) -> float32 [N, H].
 
-        token_budget: most tokens in a batch, padding included (default: 1024, in bfloat16 2048, which were the quickest);
-        it changes the speed, not the embeddings.
-        precision: "float32", "bfloat16" (weights and all), or "auto" (bfloat16 where the processor has it).
-        Each chunk is tokenized once and batched by token count, so hardly anything is padded, and results come back
-        in the order of the input. Raises TypeError for what is not a string, naming its position. Warns once with the
-        number of sentences cut at max_length. Taught in notebook 01, section 6.
+        token_budget: most tokens in a batch, padding included (default: 1024, in bfloat16 2048, which
+        were the quickest); it changes the speed, not the embeddings.
+        precision: "float32", "bfloat16" (weights and all), or "auto" (bfloat16 where the hardware
+        has it). Results come back in the order of the input.
+        Raises TypeError for what is not a string, naming its position. Warns once with the number of
+        sentences cut at max_length. Taught in notebook 01, section 6.
         """
         if isinstance(sentences, str):
             return self.encode([sentences], token_budget=token_budget, precision=precision)[0]
         sentences = checked_sentences(sentences)
+        embeddings = np.empty((len(sentences), self.dimension), np.float32)
+        for rows, pooled in self.run_batches(self, sentences, precision, token_budget, progress):
+            embeddings[rows] = pooled.float().cpu().numpy()
+        return embeddings
+
+    def run_batches(
+        self,
+        module: nn.Module,
+        sentences: list[str],
+        precision: str = "float32",
+        token_budget: int | None = None,
+        progress: bool = False,
+    ) -> Iterator[tuple[list[int], object]]:
+        """Run this encoder, or a model around it, over N sentences in eval mode, without gradients.
+
+        Yields (positions in `sentences`, what the module returns for them). Each chunk is tokenized
+        once and batched by token count, longest first, so that hardly anything is padded.
+        """
         half = wants_bfloat16(precision, self.backbone.device)
         token_budget = (2048 if half else 1024) if token_budget is None else token_budget
         if not isinstance(token_budget, int) or token_budget < 1:
             raise ValueError(f"token_budget must be a positive whole number; got {token_budget!r}")
-        embeddings, cut = np.empty((len(sentences), self.dimension), np.float32), 0
-        bar = tqdm(total=len(sentences), desc="encode", unit="sentence", disable=not progress)
-        with torch.inference_mode(), eval_mode(self), bar:
-            # All weights once: autocast, which training needs, would convert them anew for every batch.
-            weights = {name: weight.bfloat16() for name, weight in self.named_parameters()} if half else {}
+        # The encoder's weights once: autocast would convert them anew for every batch.
+        own = {id(weight) for weight in self.parameters()} if half else set()
+        weights = {
+            name: weight.detach().bfloat16()
+            for name, weight in module.named_parameters()
+            if id(weight) in own
+        }
+        cut, bar = (
+            0,
+            tqdm(total=len(sentences), desc="encode", unit="sentence", disable=not progress),
+        )
+        with bar:
             for start in range(0, len(sentences), CHUNK):
                 ids, chunk_cut = self.tokenize(sentences[start : start + CHUNK])
                 cut += chunk_cut
                 for batch in batches_by_tokens([len(row) for row in ids], token_budget):
-                    pooled = functional_call(self, weights, self.collate([ids[i] for i in batch]))
-                    embeddings[[start + i for i in batch]] = pooled.float().cpu().numpy()
+                    inputs = self.collate([ids[i] for i in batch])
+                    # Not around the loop: whoever uses the results would be in these modes, too.
+                    with torch.inference_mode(), eval_mode(module):
+                        output = functional_call(module, weights, inputs)
+                    yield [start + i for i in batch], output
                     bar.update(len(batch))
-        self.warn_of_cuts(cut, len(sentences), stacklevel=3)
-        return embeddings
+        warn_of_cuts(cut, len(sentences), self.max_length)
 
     def save_pretrained(self, folder):
         """Write a folder that `from_pretrained` and `sentence_transformers.SentenceTransformer` open."""
         folder = Path(folder)
-        for step in ("1_Pooling", "2_Normalize"):  # the second is empty: normalising has no settings
+        for step in (
+            "1_Pooling",
+            "2_Normalize",
+        ):  # the second is empty: normalising has no settings
             (folder / step).mkdir(parents=True, exist_ok=True)
         self.backbone.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         modes = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
-        steps = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * self.normalize
+        steps = [("", "Transformer"), ("1_Pooling", "Pooling")] + [
+            ("2_Normalize", "Normalize")
+        ] * self.normalize
         files = {
             "modules.json": [
-                {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+                {
+                    "idx": i,
+                    "name": str(i),
+                    "path": path,
+                    "type": f"sentence_transformers.models.{kind}",
+                }
                 for i, (path, kind) in enumerate(steps)
             ],
             "1_Pooling/config.json": {
                 "word_embedding_dimension": self.dimension,
                 **{f"pooling_mode_{mode}": name == self.pooling for name, mode in modes.items()},
             },
-            "sentence_bert_config.json": {"max_seq_length": self.max_length, "do_lower_case": False},
-            SETTINGS: {"pooling": self.pooling, "normalize": self.normalize, "max_length": self.max_length},
+            "sentence_bert_config.json": {
+                "max_seq_length": self.max_length,
+                "do_lower_case": False,
+            },
+            SETTINGS: {
+                "pooling": self.pooling,
+                "normalize": self.normalize,
+                "max_length": self.max_length,
+            },
         }
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content, indent=2) + "\n")
@@ -182,13 +236,23 @@ def _stated_settings(folder):
     settings = {}
     if (folder / "1_Pooling/config.json").is_file():
         config = json.loads((folder / "1_Pooling/config.json").read_text())
-        modes = {mode for mode, on in config.items() if mode.startswith("pooling_mode") and on is True}
-        known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
+        modes = {
+            mode for mode, on in config.items() if mode.startswith("pooling_mode") and on is True
+        }
+        known = {
+            "pooling_mode_mean_tokens": "mean",
+            "pooling_mode_cls_token": "cls",
+            "pooling_mode_max_tokens": "max",
+        }
         if len(modes) != 1 or not modes <= set(known):
-            raise ValueError(f"{folder}: pooling {sorted(modes)} is not one of {', '.join(POOLINGS)}")
+            raise ValueError(
+                f"{folder}: pooling {sorted(modes)} is not one of {', '.join(POOLINGS)}"
+            )
         settings["pooling"] = known[modes.pop()]
     if (folder / "sentence_bert_config.json").is_file():
-        settings["max_length"] = json.loads((folder / "sentence_bert_config.json").read_text()).get("max_seq_length")
+        settings["max_length"] = json.loads((folder / "sentence_bert_config.json").read_text()).get(
+            "max_seq_length"
+        )
     return settings
 
 
@@ -199,7 +263,9 @@ def checked_sentences(sentences, name="sentences"):
     sentences = list(sentences)
     for i, sentence in enumerate(sentences):
         if not isinstance(sentence, str):
-            raise TypeError(f"{name}[{i}] must be a string; got {sentence!r} of type {type(sentence).__name__}")
+            raise TypeError(
+                f"{name}[{i}] must be a string; got {sentence!r} of type {type(sentence).__name__}"
+            )
     return sentences
 
 
@@ -214,36 +280,12 @@ def batches_by_tokens(lengths, token_budget):
     return batches + [batch] * bool(batch)
 
 
-def has_bfloat16(device):
-    """True where bfloat16 arithmetic is in the hardware; elsewhere it is emulated, and very slow."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities()
-    return device.type == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
-
-
-def wants_bfloat16(precision, device):
-    """What "float32", "bfloat16" or "auto" comes to on this device; "auto" logs its choice once (level INFO).
-
-    Raises ValueError for any other word.
-    """
-    if precision not in ("float32", "bfloat16", "auto"):
-        raise ValueError(f"precision must be 'float32', 'bfloat16' or 'auto'; got {precision!r}")
-    if precision == "auto":
-        precision = "bfloat16" if has_bfloat16(device) else "float32"
-        _log_once(f"precision='auto' is {precision} on this {device.type}: bfloat16 is "
-                  + ("in its hardware" if precision == "bfloat16" else "not in its hardware, and would be slower"))  # fmt: skip
-    return precision == "bfloat16"
-
-
-@lru_cache
-def _log_once(message):
-    logging.getLogger(__name__).info(message)
-
-
-def autocast(precision, device):
-    """A context manager for "float32", "bfloat16" or "auto" on this device. ValueError for any other word."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wants_bfloat16(precision, device))
+def warn_of_cuts(cut: int, total: int, max_length: int) -> None:
+    """One warning with the number of sentences that were cut, if there are any."""
+    if cut:
+        checks.warn(
+            f"{cut} of {total} sentences are longer than max_length={max_length} tokens and were cut there"
+        )
 
 
 @contextlib.contextmanager

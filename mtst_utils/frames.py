@@ -1,19 +1,31 @@
-"""A frame of sentences as token ids, labels, and shuffled batches of like length.
+"""Frames of sentences: from a CSV, as token ids and labels, and in shuffled batches of like length.
 
 Taught in notebook 02, section 5.
 """
 
 import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from mtst_utils import checks
-from mtst_utils.encoder import checked_sentences
-from mtst_utils.multitask import NO_LABEL
+from mtst_utils.encoder import checked_sentences, warn_of_cuts
 
-POOL = 50  # batches: sentences are shuffled, then sorted by length within pools of this many batches
+NO_LABEL = -100  # what torch's cross-entropy passes over, too
+POOL = (
+    50  # batches: sentences are shuffled, then sorted by length within pools of this many batches
+)
+
+
+def is_missing(label: object) -> bool:
+    """True for None, NaN and pandas' NA: the sentence has no label."""
+    # NaN is the value that differs from itself; NA's comparisons are neither true nor false.
+    return label is None or label is pd.NA or bool(np.isscalar(label) and label != label)
 
 
 def load_csv(path, text, tasks):
@@ -26,7 +38,9 @@ def load_csv(path, text, tasks):
     """
     path = Path(path)
     if not isinstance(tasks, dict) or not tasks:
-        raise ValueError(f"tasks must be a dict {{task name: column}} with at least one task; got {tasks!r}")
+        raise ValueError(
+            f"tasks must be a dict {{task name: column}} with at least one task; got {tasks!r}"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     rows, lines = [], []
@@ -39,18 +53,24 @@ def load_csv(path, text, tasks):
                     raise ValueError(
                         f"{path.name} has no column {column!r}; it has {', '.join(map(repr, header)) or 'none'}"
                     )
-            for row in reader:  # a field too many comes under the key None, one too few has the value None
+            for row in (
+                reader
+            ):  # a field too many comes under the key None, one too few has the value None
                 if None in row or None in row.values():
                     raise ValueError(f"{path.name}, line {reader.line_num}: the header has {len(header)} columns, this "
                                      "row has not. Put quotes around text that holds a comma")  # fmt: skip
-                rows.append([row[text], *(row[column].strip() or None for column in tasks.values())])
+                rows.append(
+                    [row[text], *(row[column].strip() or None for column in tasks.values())]
+                )
                 lines.append(reader.line_num)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path.name} is not UTF-8 (byte {error.start}: {error.reason}); save it as 'CSV UTF-8'"
         ) from error
     except csv.Error as error:
-        raise ValueError(f"{path.name}, near line {reader.line_num + 1}: not a regular CSV ({error})") from error
+        raise ValueError(
+            f"{path.name}, near line {reader.line_num + 1}: not a regular CSV ({error})"
+        ) from error
     if not rows:
         raise ValueError(f"{path.name} has no rows under its header")
     frame = pd.DataFrame(rows, columns=["text", *tasks], dtype=object)
@@ -66,8 +86,11 @@ def load_csv(path, text, tasks):
     return frame
 
 
-def encode_labels(model, frame):
-    """{task name: LongTensor [N]} for the tasks the frame has a column for. Raises ValueError if it has none."""
+def encode_labels(model, frame: pd.DataFrame) -> dict[str, Tensor]:
+    """{task name: its labels as a tensor [N, ...]} for the tasks the frame has a column for.
+
+    Raises ValueError if it has none, TypeError for what is no MultiTaskModel or no frame.
+    """
     if not hasattr(model, "tasks"):
         raise TypeError(f"model must be a MultiTaskModel; got {type(model).__name__}")
     checks.instance("frame", frame, pd.DataFrame)
@@ -78,25 +101,89 @@ def encode_labels(model, frame):
     labels = {name: task.encode(frame[name]) for name, task in model.tasks.items() if name in frame}
     if not labels:
         raise ValueError(
-            f"the frame has a column for none of the tasks {list(model.tasks)}; it has {list(frame.columns)}"
+            f"the frame has a column for none of the tasks {list(model.tasks)}; "
+            f"it has {list(frame.columns)}"
         )
     return labels
 
 
-def encode_frame(model, frame):
-    """A frame as token id lists [N] and {task name: LongTensor [N]}. Raises ValueError if no row has a label."""
-    labels = encode_labels(model, frame)
-    if all((values == NO_LABEL).all() for values in labels.values()):
-        raise ValueError(f"the frame has not one label for any of the tasks {list(labels)}")
-    ids, cut = model.encoder.tokenize(checked_sentences(frame["text"], "text"))
-    model.encoder.warn_of_cuts(cut, len(ids), stacklevel=4)
-    return ids, labels
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one step of the optimizer, over all processes, and this process's share of them."""
+
+    rows: list[int]
+    parts: list[list[int]]  # what this process runs at once, one part after the other
+    is_last: bool  # of its epoch
 
 
-def bucketed_batches(lengths, batch_size, world=1, seed=0):
-    """Shuffled batches (lists of row numbers) of like length: shuffled, sorted within pools, cut, and shuffled again.
+class TrainingData:
+    """A frame as token ids, labels, and the batches of every epoch.
 
-    A last batch with fewer sentences than there are processes (world) is left out.
+    rank, size: this process's number, and how many there are. parts: forward passes a step.
+    Raises ValueError if no row has a label, TypeError for text that is not a string.
+    """
+
+    def __init__(
+        self,
+        model,
+        frame: pd.DataFrame,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        size: int = 1,
+        parts: int = 1,
+    ) -> None:
+        self.labels = encode_labels(model, frame)
+        if not any(model.tasks[name].labelled(t).any() for name, t in self.labels.items()):
+            raise ValueError(
+                f"the frame has not one label for any of the tasks {list(self.labels)}"
+            )
+        self.ids, cut = model.encoder.tokenize(checked_sentences(frame["text"], "text"))
+        warn_of_cuts(cut, len(self.ids), model.encoder.max_length)
+        self.batch_size, self.seed, self.rank, self.size, self.parts = (
+            batch_size,
+            seed,
+            rank,
+            size,
+            parts,
+        )
+        self.steps_per_epoch = len(self._batches(0))
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, shuffled anew; skip: those trained on before an interruption."""
+        batches = self._batches(epoch)
+        for i, rows in enumerate(batches[skip:], skip):
+            mine = rows[self.rank :: self.size]
+            length = -(-len(mine) // self.parts)  # rounded up
+            parts = [mine[k : k + length] for k in range(0, len(mine), length)]
+            yield Batch(rows, parts, is_last=i == len(batches) - 1)
+
+    def truth(self, rows: list[int]) -> Mapping[str, Tensor]:
+        """{task: labels} of some rows."""
+        index = torch.tensor(rows)
+        return {name: values[index] for name, values in self.labels.items()}
+
+    def share(self, model, name: str, rows: list[int], batch: Batch) -> float:
+        """What a loss, averaged over these rows of a batch, counts for in the batch's mean.
+
+        A task's loss counts by its labels; any other (of a subclass) by its sentences.
+        """
+        if name not in self.labels:
+            return len(rows) / len(batch.rows)
+        known = model.tasks[name].labelled(self.labels[name])
+        return float(known[rows].sum() / known[batch.rows].sum().clamp(min=1))
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        lengths = [len(row) for row in self.ids]
+        return bucketed_batches(lengths, self.batch_size, self.size, (self.seed, epoch))
+
+
+def bucketed_batches(
+    lengths: list[int], batch_size: int, size: int = 1, seed: int | tuple[int, int] = 0
+) -> list[list[int]]:
+    """Shuffled batches (row numbers) of like length: shuffled, sorted within pools, cut, shuffled.
+
+    A last batch with fewer sentences than there are processes (size) is left out.
     """
     rng = np.random.default_rng(seed)
     order, batches = rng.permutation(len(lengths)), []
@@ -104,4 +191,4 @@ def bucketed_batches(lengths, batch_size, world=1, seed=0):
         pool = sorted(order[start : start + POOL * batch_size].tolist(), key=lambda i: lengths[i])
         batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
     rng.shuffle(batches)
-    return [batch for batch in batches if len(batch) >= world]
+    return [batch for batch in batches if len(batch) >= size]

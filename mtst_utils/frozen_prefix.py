@@ -1,130 +1,180 @@
-"""The frozen-prefix cache: what lies below the lowest layer that learns is run once per sentence, and kept.
+"""The frozen-prefix cache: what lies below the lowest layer that learns is run once per sentence.
 
 Taught in notebook 03, section 3.
 """
 
-import contextlib
-import warnings
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import psutil
 import torch
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from mtst_utils.encoder import batches_by_tokens, eval_mode
-from mtst_utils.freezing import is_frozen
+from mtst_utils import checks
+from mtst_utils.encoder import SentenceEncoder, batches_by_tokens, eval_mode
 from mtst_utils.layers import LAYOUTS, layer_stack
 
-MEMORY = 0.5  # the most the cache may take, as a share of the memory that is free when it is filled; 0 switches it off
-# Only a backbone frozen as a whole is cached here: ALBERT runs its few blocks again and again, and in DeBERTa the
-# convolution after block 0 reads the embeddings once more.
+MEMORY = 0.5  # the most the cache may take, as a share of the memory that is free when it is filled
+# Only a backbone frozen as a whole is cached here: ALBERT runs its few blocks again and again, and in
+# DeBERTa the convolution after block 0 reads the embeddings once more.
 WHOLE_ONLY = ("albert", "deberta-v2")
+INPUTS = (
+    "embeddings",
+    "embeddings_project",
+)  # the modules that give a backbone's first hidden states
 
 
 class FrozenPrefix:
-    """The hidden states [T, H] that enter the lowest learning block, or the embeddings [H] if no block learns.
+    """The hidden states [T, H] that enter the lowest learning block, or embeddings [H] if none learns.
 
-    Used by `fit` on its own. A layer counts as frozen if `freeze` was called on it (so that it is in eval mode too) and
-    none of its parameters requires a gradient. Without a cache, sentences are run as always.
+    `view` is a model to call in place of the caller's: a shallow copy that shares every parameter,
+    and whose encoder answers from the cache. The caller's model is never touched, and the view's own
+    `forward` (a subclass's, say) sees the same arguments as ever.
+
+    A layer counts as frozen if none of its parameters requires a gradient and all of it stays in eval
+    mode when the model trains, as `freeze` leaves it: with dropout, no cache could stand for it.
     """
 
-    def __init__(self, model, ids, half):
-        self.model, self.ids, self.half = model, ids, half
-        self.encoder, self.kind = model.encoder, model.encoder.backbone.config.model_type
-        self.depth, self.rows = 0, None
-        self.stack = layer_stack(self.encoder.backbone) if self.kind in LAYOUTS else ()
+    def __init__(
+        self, model, ids: list[list[int]], autocast: Callable[[], AbstractContextManager]
+    ) -> None:
+        self.model, self.ids, self.autocast = model, ids, autocast
+        self.kind = model.encoder.backbone.config.model_type
+        self.stack = layer_stack(model.encoder.backbone) if self.kind in LAYOUTS else ()
+        self.depth, self.cached, self.batch = 0, None, None
 
-    def update(self, wanted=True):
-        """Fill the cache if a prefix is frozen, or frozen up to another depth than before, and `wanted`."""
-        depth = 0
-        while depth < len(self.stack) and _frozen(self.stack[depth]):
-            depth += 1
-        if depth < len(self.stack) and self.kind in WHOLE_ONLY:
-            depth = 0
-        if depth == self.depth and self.rows is not None:
+    def update(self, worth_it: bool) -> None:
+        """Fill the cache if something is frozen, or up to another depth than before, and it pays."""
+        depth = self._frozen_depth()
+        if depth == self.depth and self.cached is not None:
             return
-        self.depth, self.rows = depth, None
-        if depth and wanted and MEMORY and self._fits():
+        self.depth, self.cached = depth, None
+        if depth and worth_it and self._fits():
             self._fill()
 
-    def _fits(self):
-        width = self.encoder.dimension * 4
-        needed = width * (len(self.ids) if self.depth == len(self.stack) else sum(map(len, self.ids)))
-        device = self.encoder.backbone.device
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    def view(self, rows: list[int], inputs: tuple[Tensor, Tensor]) -> nn.Module:
+        """The module to call with these rows' inputs: the model itself where nothing is cached."""
+        if self.cached is None:
+            return self.model
+        self.batch = rows, inputs[0]
+        encoder = _twin(self.model.encoder)
+        encoder.forward = self._answer
+        return _twin(self.model, encoder=encoder)
+
+    def _answer(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The encoder's embeddings [B, H] from the cache, for the sentences of the batch."""
+        encoder, (rows, known_ids) = self.model.encoder, self.batch
+        if self.cached is None or not torch.equal(input_ids, known_ids):
+            return encoder(input_ids, attention_mask)  # sentences of the model's own choice
+        if self.depth == len(self.stack):
+            return self.cached[torch.tensor(rows)]
+        states = pad_sequence([self.cached[i] for i in rows], batch_first=True)
+        top = {
+            name: block
+            for name, block in self._blocks()._modules.items()
+            if int(name) >= self.depth - 1
+        }
+        backbone = self._backbone_of(top)
+        for name in INPUTS:
+            if name in backbone._modules:
+                backbone._modules[name] = _answering(backbone._modules[name], states)
+        return type(encoder).forward(_twin(encoder, backbone=backbone), input_ids, attention_mask)
+
+    def _frozen_depth(self) -> int:
+        """How many layers from the input up are frozen, as far as they can be cached."""
+        depth, encoder = 0, self.model.encoder
+        while depth < len(self.stack) and _is_fixed(self.stack[depth]):
+            depth += 1
+        if depth == len(self.stack):
+            # Whatever an encoder of one's own adds to its backbone must not learn either.
+            return depth if not any(p.requires_grad for p in encoder.parameters()) else 0
+        own_forward = type(encoder).forward is not SentenceEncoder.forward
+        return 0 if own_forward or self.kind in WHOLE_ONLY else depth
+
+    def _fits(self) -> bool:
+        whole = self.depth == len(self.stack)
+        states = len(self.ids) if whole else sum(map(len, self.ids))
+        needed = 4 * self.model.encoder.dimension * states
+        device = self.model.encoder.backbone.device
+        on_gpu = device.type == "cuda"
+        free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
         if needed > MEMORY * free:
-            warnings.warn(f"the frozen layers' outputs would take {needed / 2**30:.1f} GiB, more than {MEMORY:.0%} of the "
-                          f"{free / 2**30:.1f} GiB that are free: training without a cache, which is slower", stacklevel=4)  # fmt: skip
+            checks.warn(
+                f"the frozen layers' outputs would take {needed / 2**30:.1f} GiB, more than {MEMORY:.0%} "
+                f"of the {free / 2**30:.1f} GiB that are free: training without a cache, which is slower"
+            )
         return needed <= MEMORY * free
 
-    def _fill(self):
-        self.rows = [None] * len(self.ids)
-        with torch.no_grad(), eval_mode(self.model), self.half:
+    def _fill(self) -> None:
+        encoder, cached = self.model.encoder, [None] * len(self.ids)
+        whole = self.depth == len(self.stack)
+        with torch.no_grad(), eval_mode(self.model), self.autocast():
             for batch in batches_by_tokens([len(row) for row in self.ids], token_budget=1024):
-                inputs = self.encoder.collate([self.ids[i] for i in batch])
-                if self.depth == len(self.stack):
-                    self.rows = _filled(self.rows, batch, self.encoder(*inputs), len(self.ids))
-                    continue
-                for i, states in zip(batch, self._states(*inputs), strict=True):
-                    self.rows[i] = states[: len(self.ids[i])].clone()
+                inputs = encoder.collate([self.ids[i] for i in batch])
+                states = encoder(*inputs) if whole else self._run_below(*inputs)
+                for i, row in zip(batch, states, strict=True):
+                    cached[i] = row.clone() if whole else row[: len(self.ids[i])].clone()
+        self.cached = torch.stack(cached) if whole else cached
 
-    def _states(self, input_ids, attention_mask):
+    def _run_below(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What enters the lowest learning block [B, T, H]; nothing above it is run."""
-
-        def stop(module, arguments, options):
-            raise _Reached(arguments[0] if arguments else options["hidden_states"])
-
-        handle = self.stack[self.depth].modules[0].register_forward_pre_hook(stop, with_kwargs=True)
+        name, lowest = list(self._blocks()._modules.items())[self.depth - 1]
+        below = dict(list(self._blocks()._modules.items())[: self.depth - 1])
+        stop = _twin(lowest)
+        stop.forward = _reached
         try:
-            self.encoder.backbone(input_ids=input_ids, attention_mask=attention_mask)
+            self._backbone_of(below | {name: stop})(
+                input_ids=input_ids, attention_mask=attention_mask
+            )
         except _Reached as reached:
             return reached.states
-        finally:
-            handle.remove()
+        raise RuntimeError(
+            f"block {name} of {self.kind} was never run: its layout is not as stated"
+        )
 
-    @contextlib.contextmanager
-    def instead_of_running(self, batch):
-        """Within it, the model takes what lies below from the cache; gives the inputs its forward must be called with."""
-        if self.rows is None:
-            yield self.encoder.collate([self.ids[i] for i in batch])
-        elif self.depth == len(self.stack):
-            with _answering(self.encoder, self.rows[torch.tensor(batch)]):
-                yield None, None
-        else:
-            states = pad_sequence([self.rows[i] for i in batch], batch_first=True)
-            embeddings, blocks = self.stack[0].modules[0], self.encoder.backbone.get_submodule(LAYOUTS[self.kind][0])
-            everything = blocks._modules
-            blocks._modules = {name: block for name, block in everything.items() if int(name) >= self.depth - 1}
-            try:
-                with contextlib.ExitStack() as stubs:
-                    for module in self.stack[0].modules:
-                        if module is embeddings or module is getattr(self.encoder.backbone, "embeddings_project", None):
-                            stubs.enter_context(_answering(module, states))
-                    yield self.encoder.collate([self.ids[i] for i in batch])
-            finally:
-                blocks._modules = everything
+    def _blocks(self) -> nn.ModuleList:
+        return self.model.encoder.backbone.get_submodule(LAYOUTS[self.kind][0])
+
+    def _backbone_of(self, blocks: dict[str, nn.Module]) -> nn.Module:
+        """The backbone as a view that has these blocks only."""
+        kept = _twin(self._blocks())
+        kept._modules = blocks
+        return _with_part(self.model.encoder.backbone, LAYOUTS[self.kind][0], kept)
 
 
 class _Reached(Exception):
-    def __init__(self, states):
+    def __init__(self, states: Tensor) -> None:
         self.states = states
 
 
-def _frozen(layer):
-    return all(map(is_frozen, layer.modules)) and not any(p.requires_grad for p in layer.parameters.values())
+def _reached(hidden_states: Tensor, *_, **__) -> None:
+    raise _Reached(hidden_states)
 
 
-def _filled(rows, batch, values, count):
-    """Rows of a matrix that is made when the first values, and with them its type, are known."""
-    matrix = rows if isinstance(rows, torch.Tensor) else values.new_empty(count, *values.shape[1:])
-    matrix[batch] = values
-    return matrix
+def _is_fixed(layer) -> bool:
+    learns = any(parameter.requires_grad for parameter in layer.parameters.values())
+    trains = any(part.training for module in layer.modules for part in module.modules())
+    return not learns and not trains
 
 
-@contextlib.contextmanager
-def _answering(module, value):
-    """Let a module return a value instead of running."""
-    module.forward = lambda *arguments, **options: value
-    try:
-        yield
-    finally:
-        del module.forward
+def _twin(module: nn.Module, **parts: nn.Module) -> nn.Module:
+    """A shallow copy that shares parameters, buffers and parts, except those given."""
+    twin = copy.copy(module)
+    twin._modules = module._modules | parts
+    return twin
+
+
+def _with_part(module: nn.Module, path: str, part: nn.Module) -> nn.Module:
+    """A view of a module in which the part at a dotted path is another one."""
+    name, _, rest = path.partition(".")
+    inner = _with_part(module._modules[name], rest, part) if rest else part
+    return _twin(module, **{name: inner})
+
+
+def _answering(module: nn.Module, value: Tensor) -> nn.Module:
+    """A view of a module that returns a value instead of running."""
+    twin = _twin(module)
+    twin.forward = lambda *_, **__: value
+    return twin

@@ -21,7 +21,10 @@ LAYOUTS = {
     "distilbert": ("transformer.layer", {"embeddings": 0}),
     "modernbert": ("layers", {"embeddings": 0, "final_norm": -1}),
     # A table of relative positions that every block reads is an input to all of them: with the embeddings.
-    "mpnet": ("encoder.layer", {"embeddings": 0, "pooler": -1, "encoder.relative_attention_bias": 0}),
+    "mpnet": (
+        "encoder.layer",
+        {"embeddings": 0, "pooler": -1, "encoder.relative_attention_bias": 0},
+    ),
     # The convolution's output joins the first block's.
     "deberta-v2": (
         "encoder.layer",
@@ -73,8 +76,13 @@ def layer_stack(backbone):
     prefixes = {f"{path}.{i}": i + 1 for i in range(count)}
     prefixes |= {prefix: depth % (count + 1) for prefix, depth in places.items()}
     parameters = [{} for _ in range(count + 1)]
-    for name, parameter in backbone.named_parameters():  # yields a tied parameter once, at its first name
-        depth = next((depth for prefix, depth in prefixes.items() if name.startswith(prefix + ".")), None)
+    for (
+        name,
+        parameter,
+    ) in backbone.named_parameters():  # yields a tied parameter once, at its first name
+        depth = next(
+            (depth for prefix, depth in prefixes.items() if name.startswith(prefix + ".")), None
+        )
         if depth is None:
             raise ValueError(f"layer_stack: {kind} has a parameter with no stated place: {name!r}")
         parameters[depth][name] = parameter
@@ -84,7 +92,9 @@ def layer_stack(backbone):
         if prefix in present:
             modules[depth].append(present[prefix])
     names = ["embeddings", *(f"block {i}" for i in range(count))]
-    return LayerStack(Layer(*row) for row in zip(names, map(tuple, modules), parameters, strict=True))
+    return LayerStack(
+        Layer(*row) for row in zip(names, map(tuple, modules), parameters, strict=True)
+    )
 
 
 def backbone_of(model):
@@ -117,6 +127,11 @@ def by_weight_decay(name, parameters, lr, weight_decay):
     for suffix, decays in (("", True), (", no weight decay", False)):
         chosen = [p for p in parameters if (p.ndim > 1) == decays]
         if chosen:
-            options = {"name": name + suffix, "layer": name, "lr": lr, "weight_decay": weight_decay * decays}
+            options = {
+                "name": name + suffix,
+                "layer": name,
+                "lr": lr,
+                "weight_decay": weight_decay * decays,
+            }
             groups.append({"params": chosen, **options})
     return groups

@@ -3,15 +3,24 @@
 Taught in notebook 04.
 """
 
+from collections.abc import Iterable
+
 import pandas as pd
-from torch.optim import Optimizer
+from torch import nn
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mtst_utils import checks
 from mtst_utils.layers import backbone_of, by_weight_decay, layer_stack
 
 
-def layerwise_lr_groups(model, base_lr=1e-4, decay=0.95, head_lr=None, weight_decay=0.01):
+def layerwise_lr_groups(
+    model: nn.Module,
+    base_lr: float = 1e-4,
+    decay: float = 0.95,
+    head_lr: float | None = None,
+    weight_decay: float = 0.01,
+) -> list[dict]:
     """Parameter groups for any torch optimizer, with a learning rate per layer.
 
     model: a MultiTaskModel, or any module that holds one transformer. Block i of L (block 0 next to the input):
@@ -33,27 +42,46 @@ def layerwise_lr_groups(model, base_lr=1e-4, decay=0.95, head_lr=None, weight_de
         for depth, layer in enumerate(stack)
     ]
     placed = {id(parameter) for _, _, parameters in layers for parameter in parameters}
-    layers.append(("heads", head_lr, [parameter for parameter in model.parameters() if id(parameter) not in placed]))
-    return [group for name, rate, parameters in layers
-            for group in by_weight_decay(name, [p for p in parameters if p.requires_grad], rate, weight_decay)]  # fmt: skip
+    layers.append(
+        (
+            "heads",
+            head_lr,
+            [parameter for parameter in model.parameters() if id(parameter) not in placed],
+        )
+    )
+    groups = []
+    for name, rate, parameters in layers:
+        learning = [parameter for parameter in parameters if parameter.requires_grad]
+        groups += by_weight_decay(name, learning, rate, weight_decay)
+    return groups
 
 
-def lr_table(groups):
+def lr_table(groups: Iterable[dict]) -> pd.DataFrame:
     """One row a layer, from the input up: name, lr, parameters (a count). Taught in notebook 04, section 2.
 
     groups: those of `layerwise_lr_groups`, or an optimizer's param_groups made from them; others raise ValueError.
     """
     groups = list(groups)
-    if not groups or not all(isinstance(group, dict) and {"layer", "lr", "params"} <= set(group) for group in groups):
+    if not groups or not all(
+        isinstance(group, dict) and {"layer", "lr", "params"} <= set(group) for group in groups
+    ):
         raise ValueError(
             f"groups must be those of layerwise_lr_groups, each with a layer and a rate; got {groups!r:.90}"
         )
-    rows = [{"name": group["layer"], "lr": group["lr"], "parameters": sum(p.numel() for p in group["params"])}
-            for group in groups]  # fmt: skip
-    return pd.DataFrame(rows).groupby(["name", "lr"], sort=False, as_index=False)["parameters"].sum()
+    rows = [
+        {
+            "name": group["layer"],
+            "lr": group["lr"],
+            "parameters": sum(p.numel() for p in group["params"]),
+        }
+        for group in groups
+    ]
+    return (
+        pd.DataFrame(rows).groupby(["name", "lr"], sort=False, as_index=False)["parameters"].sum()
+    )
 
 
-def warmup_linear(optimizer, total_steps, warmup_fraction=0.1):
+def warmup_linear(optimizer: Optimizer, total_steps: int, warmup_fraction: float = 0.1) -> LambdaLR:
     """A LambdaLR that raises every group's rate linearly from 0 over the first steps, then lowers it to 0 at total_steps.
 
     Ratios between groups stay what they are. Raises ValueError for total_steps below 1 or a fraction outside [0, 1).
@@ -65,5 +93,22 @@ def warmup_linear(optimizer, total_steps, warmup_fraction=0.1):
     warmup = max(1, round(warmup_fraction * total_steps))
     # At step 0 already a little above 0: a first step at rate 0 would be a step wasted.
     return LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, (total_steps - step) / max(1, total_steps - warmup))
+        optimizer,
+        lambda step: min((step + 1) / warmup, (total_steps - step) / max(1, total_steps - warmup)),
     )
+
+
+def default_optimizer(
+    model: nn.Module, base_lr: float = 2e-4, decay: float = 0.9, head_lr: float = 1e-3
+) -> Optimizer:
+    """AdamW as the series uses it: a rate per layer, and a larger one for the heads, which start new.
+
+    Raises ValueError if every parameter is frozen.
+    """
+    groups = layerwise_lr_groups(model, base_lr, decay, head_lr)
+    if not groups:
+        raise ValueError(
+            "nothing can learn: every parameter of the model is frozen. "
+            "Unfreeze a part of it, or only evaluate it"
+        )
+    return AdamW(groups, fused=True)

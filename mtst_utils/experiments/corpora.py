@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mtst_utils.backbones import sha256
 from mtst_utils.experiments.splits import group_split, near_duplicate_groups
+from mtst_utils.packaged_weights import sha256
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 SENTIMENTS = ("negative", "neutral", "positive")

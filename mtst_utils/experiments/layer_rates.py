@@ -8,12 +8,12 @@ import pandas as pd
 import torch
 from sklearn.metrics import f1_score
 
+from mtst_utils.callbacks import GradualUnfreezing
 from mtst_utils.encoder import SentenceEncoder, cosine_matrix
 from mtst_utils.experiments import results
 from mtst_utils.experiments.corpora import load_sample_sentences, load_triplets
 from mtst_utils.experiments.probes import probe, triplet_hits
 from mtst_utils.experiments.transfer import Curve, drift, layer_states, new_model, scores, split
-from mtst_utils.freezing import GradualUnfreezing
 from mtst_utils.layers import layer_stack
 from mtst_utils.learning_rates import layerwise_lr_groups
 from mtst_utils.pooling import masked_mean

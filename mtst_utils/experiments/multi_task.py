@@ -18,7 +18,8 @@ from mtst_utils.experiments.baselines import (
 from mtst_utils.experiments.corpora import load_human_ratings, load_rated_sentences
 from mtst_utils.experiments.ratings import expected_rating, rating_step
 from mtst_utils.experiments.transfer import new_model
-from mtst_utils.training import default_optimizer, fit
+from mtst_utils.learning_rates import default_optimizer
+from mtst_utils.training import fit
 
 
 def scores_on(model, test, prefix=""):

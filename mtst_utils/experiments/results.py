@@ -10,10 +10,10 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
-from mtst_utils.backbones import DEFAULT
-from mtst_utils.encoder import has_bfloat16
 from mtst_utils.experiments.corpora import DATA
 from mtst_utils.experiments.intervals import t_interval
+from mtst_utils.packaged_weights import DEFAULT
+from mtst_utils.precision import has_bfloat16
 
 RESULTS = DATA / "results"
 COLUMNS = "study backbone setting seed n metric value seconds device precision versions commit".split()

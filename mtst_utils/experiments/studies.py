@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from mtst_utils.backbones import DEFAULT, load_backbone
+from mtst_utils.backbones import load_backbone
 from mtst_utils.encoder import SentenceEncoder
 from mtst_utils.experiments import results
 from mtst_utils.experiments.corpora import DOMAINS, load_rated_sentences, load_triplets
@@ -31,6 +31,7 @@ from mtst_utils.experiments.transfer import (
     untrained_run,
 )
 from mtst_utils.multitask import MultiTaskModel
+from mtst_utils.packaged_weights import DEFAULT
 from mtst_utils.pooling import first_token, masked_max, masked_mean
 from mtst_utils.training import fit
 

@@ -13,15 +13,19 @@ from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from torch.nn.functional import log_softmax
 
-from mtst_utils.encoder import SentenceEncoder, autocast, eval_mode
+from mtst_utils.backbones import untrained_twin
+from mtst_utils.callbacks import GradualUnfreezing
+from mtst_utils.encoder import SentenceEncoder, eval_mode
+from mtst_utils.evaluation import evaluate
 from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS, load_rated_sentences
 from mtst_utils.experiments.probes import regularised_probe
 from mtst_utils.experiments.ratings import STEPS
-from mtst_utils.freezing import GradualUnfreezing, freeze, unfreeze
+from mtst_utils.freezing import freeze, unfreeze
 from mtst_utils.learning_rates import layerwise_lr_groups
 from mtst_utils.multitask import MultiTaskModel, Task
 from mtst_utils.pooling import masked_mean
-from mtst_utils.training import evaluate, fit, seed_everything
+from mtst_utils.precision import autocast
+from mtst_utils.training import fit, seed_everything
 
 CURVE = (15, 30, 60, 90, 120)  # steps on task B after which task A is looked at
 
@@ -34,7 +38,7 @@ def new_model(backbone=None, tasks=("domain", "sentiment"), seed=0, pretrained=T
     labels = {"domain": tuple(DOMAINS), "sentiment": SENTIMENTS, "rating step": STEPS}
     encoder = SentenceEncoder.from_pretrained(backbone)
     if not pretrained:
-        encoder.backbone = type(encoder.backbone)(encoder.backbone.config, add_pooling_layer=False)
+        encoder.backbone = untrained_twin(encoder.backbone)
     return MultiTaskModel(encoder, [Task(name, labels[name], weights.get(name, 1.0)) for name in tasks])
 
 
@@ -47,7 +51,7 @@ def split(name, n=None, seed=0):
 
 def scores(model, frame, prefix=""):
     """{metric: value}: accuracy and macro F1 of every task that the frame has labels for."""
-    table = evaluate(model, frame).query("domain == 'all'")
+    table = evaluate(model, frame)
     return {f"{prefix}{row.task} {name}": row[name] for _, row in table.iterrows() for name in ("accuracy", "macro F1")}
 
 
@@ -93,6 +97,8 @@ class Distilled(MultiTaskModel):
 
     def forward(self, input_ids, attention_mask, labels=None):
         output = super().forward(input_ids, attention_mask, labels)
+        if labels is None:
+            return output
         with torch.no_grad():
             old = self.before(input_ids, attention_mask).logits[self.task]
         new, old = log_softmax(output.logits[self.task] / 2, -1), log_softmax(old / 2, -1)

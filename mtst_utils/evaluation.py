@@ -1,0 +1,57 @@
+"""The one place where a model's scores are computed.
+
+Taught in notebook 02, section 5.
+"""
+
+import numpy as np
+import pandas as pd
+
+from mtst_utils import checks
+from mtst_utils.frames import encode_labels, is_missing
+
+
+def evaluate(
+    model, frame: pd.DataFrame, by: str | None = None, *, precision: str = "auto"
+) -> pd.DataFrame:
+    """Score a model on a frame of text and labels, through the model's own `forward`.
+
+    Returns one row per task that the frame has a column for: task, n (sentences with a label),
+    accuracy, macro F1 (unweighted mean over all the task's labels); a regression task has mean
+    absolute error and r instead. With by, a column of the frame, there are further rows, one per
+    task and value of that column, which stands in a column of the same name; in the rows over all
+    sentences it is None. Scores over no label at all are NaN, with n = 0.
+    Raises ValueError as `fit` does, and for a `by` that is no column. Taught in notebook 02, section 5.
+    """
+    labels = encode_labels(model, frame)
+    groups = _groups(frame, by)
+    rows = []
+    for name, probabilities in model.probabilities(frame["text"], precision).items():
+        if name not in labels:
+            continue
+        task, truth = model.tasks[name], labels[name].numpy()
+        known = task.labelled(labels[name]).numpy()
+        for value, chosen in groups:
+            rated = known & chosen
+            row = {"task": name} | ({by: value} if by else {}) | {"n": int(rated.sum())}
+            rows.append(row | task.scores(truth[rated], probabilities[rated]))
+    return pd.DataFrame(rows)
+
+
+def _groups(frame: pd.DataFrame, by: str | None) -> list[tuple[object, np.ndarray]]:
+    """(None, all rows), then (value, its rows) for every value of the column."""
+    groups = [(None, np.ones(len(frame), bool))]
+    if by is None:
+        return groups
+    if by not in frame or by == "text":
+        raise ValueError(
+            f"by must be a column of the frame; got {by!r}, it has {list(frame.columns)}"
+        )
+    missing = sum(map(is_missing, frame[by]))
+    if missing:
+        checks.warn(
+            f"{missing} of {len(frame)} rows have no {by}: they count in the scores over all rows only"
+        )
+    return groups + [
+        (value, (frame[by] == value).to_numpy(bool, na_value=False))
+        for value in frame[by].dropna().unique()
+    ]

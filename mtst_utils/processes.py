@@ -1,0 +1,74 @@
+"""One process or several: who takes which rows of a batch, and how gradients become one.
+
+Taught in notebook 02, section 5.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Processes:
+    """rank, size: this process's number and how many there are; device: where it computes.
+
+    A single process needs nothing of accelerate but its device: no model is wrapped, no setting kept.
+    """
+
+    def __init__(self) -> None:
+        on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        state = PartialState(cpu=on_cpu)
+        self.rank, self.size, self.device = state.process_index, state.num_processes, state.device
+        self.is_main, self.accelerator, self._learning = state.is_main_process, None, None
+        if self.size > 1:
+            # Each has parts without a gradient: a task it has no label of, the backbone's own pooler.
+            unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+            self.accelerator = Accelerator(kwargs_handlers=[unused])
+
+    def prepare(
+        self,
+        module: nn.Module,
+        optimizer: Optimizer,
+        autocast: Callable[[], AbstractContextManager],
+        learning: list[nn.Parameter],
+    ) -> tuple[Callable, Optimizer]:
+        """The module to call and the optimizer to step: they exchange the gradients of what learns.
+
+        Made anew when other parameters learn than before.
+        """
+        if self.size == 1 or not learning:
+            return _WithPrecision(module, autocast), optimizer
+        stage = [id(parameter) for parameter in learning]
+        if stage != self._learning:
+            self._learning = stage
+            self._prepared = self.accelerator.prepare(_WithPrecision(module, autocast), optimizer)
+        return self._prepared
+
+    def backward(self, module: Callable, loss: Tensor, is_last_part: bool) -> None:
+        """Add up the gradients; only with a batch's last part are they exchanged."""
+        if self.size == 1:
+            loss.backward()
+            return
+        waits = nullcontext() if is_last_part else self.accelerator.no_sync(module)
+        with waits:
+            self.accelerator.backward(loss)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over processes."""
+        return values if self.size == 1 else self.accelerator.reduce(values, "mean")
+
+
+class _WithPrecision(nn.Module):
+    """A module called in the precision that `fit` was asked for, whatever accelerate wraps around."""
+
+    def __init__(self, module: nn.Module, autocast: Callable[[], AbstractContextManager]) -> None:
+        super().__init__()
+        self.module, self.autocast = module, autocast
+
+    def forward(self, *inputs, **options):
+        with self.autocast():
+            return self.module(*inputs, **options)
