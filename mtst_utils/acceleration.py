@@ -1,20 +1,19 @@
-"""What makes the same training faster; `fit(..., acceleration=False)` does without.
+"""What makes the same training faster; `fit(..., acceleration=False)` does without, with the same losses.
 
-Nothing here alters the caller's model: the cache works on a view of it, dropout within a context.
+The caller's model is never altered: the cache works on a view of it.
 Taught in notebook 03, section 3.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 from torch import Tensor, nn
 
-from mtst_utils.fast_cpu import QuickDropout
 from mtst_utils.frozen_prefix import FrozenPrefix
 
 
 class Acceleration:
-    """Two things: frozen layers are run once and remembered; a CPU draws its dropout masks quickly."""
+    """Frozen layers are run once for each sentence, and remembered, for as long as they stay frozen."""
 
     def __init__(
         self,
@@ -23,10 +22,8 @@ class Acceleration:
         autocast: Callable[[], AbstractContextManager],
         enabled: bool = True,
     ) -> None:
-        self.model, self.prefix, self.stage = model, None, None
-        self.quick_dropout = enabled and model.encoder.backbone.device.type == "cpu"
-        if enabled:
-            self.prefix = FrozenPrefix(model, ids, autocast)
+        self.model, self.stage = model, None
+        self.prefix = FrozenPrefix(model, ids, autocast) if enabled else None
 
     def begin_step(
         self, learning: list[nn.Parameter], unchanged: int, steps_per_epoch: int
@@ -41,7 +38,3 @@ class Acceleration:
     def view(self, rows: list[int], inputs: tuple[Tensor, Tensor]) -> nn.Module:
         """The module to call for these rows: the model, or a view of it that skips what is cached."""
         return self.model if self.prefix is None else self.prefix.view(rows, inputs)
-
-    def dropout(self) -> AbstractContextManager:
-        """To be on for forward and backward pass."""
-        return QuickDropout() if self.quick_dropout else nullcontext()

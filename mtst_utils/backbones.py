@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from mtst_utils.fast_cpu import use_quick_dropout
 from mtst_utils.packaged_weights import DEFAULT, SHA256, BackboneNotAvailable, packaged_folder
 
 SHORT_NAMES = (*SHA256, "paraphrase-mpnet-base-v2")  # on the hub under sentence-transformers/
@@ -78,6 +79,7 @@ def load_backbone(
         raise BackboneNotAvailable(
             f"{name}: {folder} lacks {len(missing)} of the model's tensors, first {missing[0]!r}"
         )
+    use_quick_dropout(model)
     model.source = source
     return model.eval(), tokenizer
 
@@ -85,7 +87,9 @@ def load_backbone(
 def untrained_twin(backbone: PreTrainedModel) -> PreTrainedModel:
     """A backbone of the same architecture with random weights, drawn from torch's generator; in eval mode."""
     model_class = type(backbone)
-    return model_class(backbone.config, **_without_pooler(model_class)).eval()
+    model = model_class(backbone.config, **_without_pooler(model_class))
+    use_quick_dropout(model)
+    return model.eval()
 
 
 def _without_pooler(model_class: type[PreTrainedModel]) -> dict[str, bool]:

@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 
 from mtst_utils import checks
 from mtst_utils.encoder import SentenceEncoder, checked_sentences
+from mtst_utils.fast_cpu import QuickDropout
 from mtst_utils.frames import NO_LABEL, is_missing
 
 
@@ -289,7 +290,7 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
             raise ValueError(f"tasks must have different names; got {names}")
         checks.share("dropout", dropout)
         self.encoder, self.tasks = encoder, {task.name: task for task in tasks}
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = QuickDropout(dropout)
         self.heads = nn.ModuleDict(
             {task.name: nn.Linear(encoder.dimension, task.outputs) for task in tasks}
         )

@@ -108,15 +108,14 @@ def step(run: "Run", batch: Batch) -> None:
     """One step: forward, loss, backward, clip, optimizer, schedule."""
     run.begin_step()
     totals = {}
-    with run.acceleration.dropout():  # quick masks, on a CPU
-        for part in batch.parts:
-            output = run.forward(part)
-            losses, loss = run.share_of_batch(output, part, batch)
-            for name, value in {"loss": loss, **losses}.items():
-                totals[name] = totals.get(name, 0) + value.detach()
-            if run.learning:
-                run.processes.backward(run.module, loss, is_last_part=part is batch.parts[-1])
-            del output, losses, loss  # and with them the graph, before the next one grows
+    for part in batch.parts:
+        output = run.forward(part)
+        losses, loss = run.share_of_batch(output, part, batch)
+        for name, value in {"loss": loss, **losses}.items():
+            totals[name] = totals.get(name, 0) + value.detach()
+        if run.learning:
+            run.processes.backward(run.module, loss, is_last_part=part is batch.parts[-1])
+        del output, losses, loss  # and with them the graph, before the next one grows
     values = run.finite(totals)
     length = clip_grad_norm_(run.learning, run.clip_norm)
     run.finite({"length of the gradient": length})

@@ -11,7 +11,7 @@ from forked import run_forked
 from safetensors.torch import load_file, save_file
 
 import mtst_utils as mtst
-from mtst_utils import BackboneNotAvailable, backbones, load_backbone
+from mtst_utils import BackboneNotAvailable, load_backbone, packaged_weights
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def folder(tmp_path):
 @pytest.fixture
 def fresh():
     """Forget which packaged weights this process has checked, before and after."""
-    backbones._packaged.cache_clear()
+    packaged_weights.packaged_folder.cache_clear()
     yield
-    backbones._packaged.cache_clear()
+    packaged_weights.packaged_folder.cache_clear()
 
 
 def test_default_comes_from_the_package(monkeypatch):
@@ -98,15 +98,15 @@ def test_bad_arguments(folder):
 
 
 def test_altered_package_is_refused(fresh, monkeypatch):
-    monkeypatch.setitem(backbones.SHA256, "all-MiniLM-L6-v2", "0" * 64)
+    monkeypatch.setitem(packaged_weights.SHA256, "all-MiniLM-L6-v2", "0" * 64)
     with pytest.raises(BackboneNotAvailable, match=r"is not the published file \(SHA-256 differs\)"):
         load_backbone("all-MiniLM-L6-v2")
 
 
 def join_pieces(pieces, cache):
     os.environ.update(TEST_PIECES=pieces, MTST_CACHE=cache)
-    backbones.metadata.distribution = Package
-    return backbones._joined_mpnet()
+    packaged_weights.metadata.distribution = Package
+    return packaged_weights._joined_mpnet()
 
 
 class Package:
@@ -146,12 +146,12 @@ def pieces(tmp_path, folder, monkeypatch):
         (place / f"x.zip.{i + 1:03}").write_bytes(data[i * size : (i + 1) * size])
     monkeypatch.setenv("TEST_PIECES", str(place))
     monkeypatch.setenv("MTST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(backbones.metadata, "distribution", Package)
+    monkeypatch.setattr(packaged_weights.metadata, "distribution", Package)
     return place
 
 
 def test_join(pieces, folder, tmp_path, fresh, monkeypatch):
-    monkeypatch.setitem(backbones.SHA256, "all-mpnet-base-v2", backbones.sha256(folder / "model.safetensors"))
+    monkeypatch.setitem(packaged_weights.SHA256, "all-mpnet-base-v2", packaged_weights.sha256(folder / "model.safetensors"))
     model, _ = load_backbone("all-mpnet-base-v2")
     assert model.source == "package all-mpnet-base-v2"
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["all-mpnet-base-v2"]  # nothing temporary is left
@@ -170,10 +170,10 @@ def test_interrupted_join_is_not_taken_for_a_whole_one(pieces, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(zipfile.ZipFile, "extractall", die)
         with pytest.raises(Killed):
-            backbones._joined_mpnet()
+            packaged_weights._joined_mpnet()
     assert not (tmp_path / "cache" / "all-mpnet-base-v2").exists()
     (tmp_path / "cache" / "tmp-left-by-a-kill").mkdir()
-    joined = backbones._joined_mpnet()
+    joined = packaged_weights._joined_mpnet()
     assert (joined / "model.safetensors").is_file()
 
 

@@ -13,12 +13,14 @@ import pytest
 from forked import run_forked
 
 import mtst_utils as mtst
-from mtst_utils import backbones
+from mtst_utils import packaged_weights
 from mtst_utils.experiments import results, studies
 
 ROOT = Path(__file__).parent.parent
 NOWHERE = Path("/proc/mtst")  # not even root can make this folder
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the faults are made by Linux")
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the faults are made by Linux"
+)
 
 
 @contextlib.contextmanager
@@ -60,7 +62,9 @@ def test_a_full_disk_while_the_first_run_is_written(tmp_path, monkeypatch):
 def test_results_that_cannot_be_written_show_before_the_first_run(monkeypatch):
     monkeypatch.setattr(results, "RESULTS", NOWHERE)
     monkeypatch.setitem(studies.STUDIES, "toy", {"only": lambda *_: pytest.fail("it ran")})
-    with pytest.raises(OSError, match=r"/proc/mtst cannot be written to .*make it writable, or copy the project"):
+    with pytest.raises(
+        OSError, match=r"/proc/mtst cannot be written to .*make it writable, or copy the project"
+    ):
         studies.run_study("toy", "b", seeds=1)
 
 
@@ -74,13 +78,19 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path):
 
 def test_a_corpus_that_cannot_be_kept():
     with pytest.raises(
-        mtst.CorpusNotAvailable, match=r"could not be written: .*or name a folder that can be written to"
+        mtst.CorpusNotAvailable,
+        match=r"could not be written: .*or name a folder that can be written to",
     ):
         mtst.load_rated_sentences(NOWHERE)
 
 
-def test_a_full_disk_while_the_corpus_is_fetched(tmp_path, capsys):  # capsys: what is printed goes into no file
-    with room_for(10), pytest.raises(mtst.CorpusNotAvailable, match=r"could not be written: .*File too large"):
+def test_a_full_disk_while_the_corpus_is_fetched(
+    tmp_path, capsys
+):  # capsys: what is printed goes into no file
+    with (
+        room_for(10),
+        pytest.raises(mtst.CorpusNotAvailable, match=r"could not be written: .*File too large"),
+    ):
         mtst.load_rated_sentences(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -95,7 +105,11 @@ def test_weights_that_cannot_be_joined(tmp_path, monkeypatch, where):
         def locate(self):
             return tmp_path / self.name
 
-    monkeypatch.setattr(backbones.metadata, "distribution", lambda _: type("Package", (), {"files": [Piece()]}))
+    monkeypatch.setattr(
+        packaged_weights.metadata,
+        "distribution",
+        lambda _: type("Package", (), {"files": [Piece()]}),
+    )
     monkeypatch.setenv("MTST_CACHE", str(tmp_path / "cache" if where == "full" else NOWHERE))
     with (
         room_for(500 if where == "full" else 10**9),

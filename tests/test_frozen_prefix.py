@@ -30,13 +30,6 @@ def fit(model, **options):
     )
 
 
-def fit_without_cache(model, **options):
-    """As `acceleration=False`, but with the same dropout masks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frozen_prefix.FrozenPrefix, "update", lambda self, worth_it: None)
-        return fit(model, **options)
-
-
 class Count:
     """How often the lowest block ran, step by step."""
 
@@ -59,7 +52,7 @@ def test_same_losses_and_weights_as_without(kind, depth):
     models = [model_of(kind, depth) for _ in range(2)]
     count = Count(models[0])
     cached = fit(models[0], callbacks=[count])
-    plain = fit_without_cache(models[1])
+    plain = fit(models[1], acceleration=False)
     assert cached.loss.to_numpy() == pytest.approx(plain.loss.to_numpy(), abs=1e-5)
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
@@ -75,9 +68,6 @@ def test_acceleration_off_gives_the_same_losses(corpus):
     histories = []
     for acceleration in (True, False):
         model = studies.new_model()
-        for part in model.modules():  # its masks would be others
-            if isinstance(part, torch.nn.Dropout):
-                part.p = 0.0
         mtst.unfreeze_top_blocks(model, 2)
         options = {"epochs": 2, "batch_size": 16, "precision": "float32", "progress": False}
         histories.append(mtst.fit(model, frame, **options, acceleration=acceleration))
@@ -126,9 +116,10 @@ def test_too_large_for_memory_falls_back_and_says_so(monkeypatch):
 
 def test_unfreezing_during_training_renews_the_cache():
     histories = []
-    for run in (fit, fit_without_cache):
+    for acceleration in (True, False):
         unfreezing = mtst.GradualUnfreezing(0.3, 0.8, base_lr=1e-3)
-        histories.append(run(model_of("bert"), epochs=8, callbacks=[unfreezing]).loss.to_numpy())
+        options = {"epochs": 8, "callbacks": [unfreezing], "acceleration": acceleration}
+        histories.append(fit(model_of("bert"), **options).loss.to_numpy())
     assert histories[0] == pytest.approx(histories[1], abs=1e-5)
 
 
