@@ -38,3 +38,8 @@ class Acceleration:
     def view(self, rows: list[int], inputs: tuple[Tensor, Tensor]) -> nn.Module:
         """The module to call for these rows: the model, or a view of it that skips what is cached."""
         return self.model if self.prefix is None else self.prefix.view(rows, inputs)
+
+    def give_back(self, view: nn.Module) -> None:
+        """After the view's forward: attributes that it has set are the model's."""
+        if self.prefix is not None:
+            self.prefix.give_back(view)

@@ -63,6 +63,12 @@ class FrozenPrefix:
         encoder.forward = self._answer
         return _twin(self.model, encoder=encoder)
 
+    def give_back(self, view: nn.Module) -> None:
+        """What a subclass's forward has set on the view, it has set on the model."""
+        if view is not self.model:
+            kept = {name: value for name, value in vars(view).items() if name != "_modules"}
+            vars(self.model).update(kept)
+
     def _answer(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The encoder's embeddings [B, H] from the cache, for the sentences of the batch."""
         encoder, (rows, known_ids) = self.model.encoder, self.batch

@@ -159,16 +159,16 @@ class Run:
     @contextlib.contextmanager
     def training_mode(self) -> Iterator[None]:
         """The model in train mode, without old gradients; then in eval mode, frozen as before."""
-        with frozen_as_before(self.model):
-            self.clear_gradients()
-            self.model.train()
-            try:
-                yield
-            finally:
+        try:
+            with frozen_as_before(self.model):
                 self.clear_gradients()
-                if self.progress is not None:
-                    self.progress.close()
-        self.model.eval()
+                self.model.train()
+                yield
+        finally:
+            self.clear_gradients()
+            self.model.eval()
+            if self.progress is not None:
+                self.progress.close()
 
     def tell(self, event: str) -> None:
         """Call the callbacks that have a method of this name."""
@@ -196,7 +196,9 @@ class Run:
             view, self.optimizer, self.autocast, self.learning
         )
         labels = {name: t.to(inputs[0].device) for name, t in self.data.truth(rows).items()}
-        return self.module(*inputs, labels=labels)
+        output = self.module(*inputs, labels=labels)
+        self.acceleration.give_back(view)
+        return output
 
     def share_of_batch(
         self, output: MultiTaskOutput, rows: list[int], batch: Batch

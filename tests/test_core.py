@@ -1,0 +1,96 @@
+"""The core as a whole: its floors, its style, its types."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mtst_utils as mtst
+
+ROOT = Path(__file__).parents[1]
+CORE = ROOT / "mtst_utils"
+# From the top floor down: a file imports only from floors below its own, or its own.
+FLOORS = [
+    ["__init__"],
+    ["training"],
+    ["evaluation", "acceleration"],
+    ["checkpoints", "processes", "frozen_prefix"],
+    ["callbacks"],
+    ["freezing"],
+    ["learning_rates"],
+    ["multitask"],
+    ["frames"],
+    ["encoder"],
+    ["pooling", "precision", "layers"],
+    ["backbones"],
+    ["packaged_weights", "fast_cpu"],
+    ["checks"],
+]
+FLOOR = {name: depth for depth, names in enumerate(FLOORS) for name in names}
+FILES = sorted(CORE.glob("*.py"))
+
+
+def imports_of(path):
+    """The modules of this package that a file imports, at its top or anywhere."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mtst_utils"):
+            inner = node.module.removeprefix("mtst_utils").removeprefix(".")
+            yield from [inner] if inner else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.startswith("mtst_utils.")]
+            yield from (name.removeprefix("mtst_utils.") for name in names)
+
+
+def test_every_file_has_its_floor():
+    assert {path.stem for path in FILES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_file_imports_only_from_below(path):
+    for name in imports_of(path):
+        if path.stem == "__init__" and name.startswith("experiments"):
+            continue  # the corpora of the contract, imported when they are asked for
+        assert name in FLOOR, f"{path.stem} imports {name}: the core imports nothing of the course"
+        assert FLOOR[name] > FLOOR[path.stem], f"{path.stem} imports {name}, which stands above it"
+
+
+def test_the_core_alone_does_not_load_the_course():
+    code = "import sys, mtst_utils; print(any('experiments' in name for name in sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_names_of_the_contract():
+    names = """load_backbone layer_stack masked_mean SentenceEncoder cosine_matrix Task MultiTaskModel
+    freeze unfreeze unfreeze_top_blocks GradualUnfreezing parameter_report layerwise_lr_groups lr_table
+    warmup_linear load_sample_sentences load_triplets load_rated_sentences load_csv fit evaluate
+    seed_everything BackboneNotAvailable MultiTaskOutput History CorpusNotAvailable Callback
+    EarlyStopping MultiLabelTask RegressionTask load_human_ratings""".split()
+    assert all(getattr(mtst, name).__doc__ for name in names)
+    assert set(names) <= set(dir(mtst))
+    with pytest.raises(AttributeError, match="has no attribute 'load_nothing'"):
+        mtst.load_nothing  # noqa: B018
+
+
+def public_functions(tree):
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            yield from ((f"{node.name}.{name}", inner) for name, inner in public_functions(node))
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node.name, node
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_public_functions_say_what_they_give(path):
+    for name, node in public_functions(ast.parse(path.read_text())):
+        assert node.returns is not None, f"{path.stem}.{name} has no return type"
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=lambda words: words[0])
+def test_ruff(command):
+    places = [str(CORE), str(ROOT / "tests"), str(ROOT / "notebooks" / "slides.py")]
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *command, *places], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
