@@ -20,8 +20,12 @@ from mtst_utils.pooling import masked_mean
 from mtst_utils.training import History, fit, seed_everything
 
 _CORPORA = (
-    "CorpusNotAvailable", "load_human_ratings", "load_rated_sentences", "load_sample_sentences", "load_triplets",
-)  # fmt: skip
+    "CorpusNotAvailable",
+    "load_human_ratings",
+    "load_rated_sentences",
+    "load_sample_sentences",
+    "load_triplets",
+)
 
 
 def __getattr__(name: str) -> object:

@@ -6,6 +6,7 @@ Taught in notebook 01, section 1.
 import contextlib
 import inspect
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -99,7 +100,7 @@ def _without_pooler(model_class: type[PreTrainedModel]) -> dict[str, bool]:
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -111,7 +112,7 @@ def _quiet():
             logging.enable_progress_bar()
 
 
-def _find(name, revision):
+def _find(name: str, revision: str | None) -> tuple[Path, str]:
     """The folder that holds the weights, and where they came from in words."""
     short = name.removeprefix("sentence-transformers/")
     if Path(name).is_dir():
@@ -129,7 +130,7 @@ def _find(name, revision):
     return _from_hub(f"sentence-transformers/{short}" if short in SHORT_NAMES else name, revision)
 
 
-def _from_hub(hub_id, revision):
+def _from_hub(hub_id: str, revision: str | None) -> tuple[Path, str]:
     unreachable = None
     try:  # any answer will do; without asking, snapshot_download may retry for 23 s, or wait without limit
         get_session().head(
@@ -139,9 +140,12 @@ def _from_hub(hub_id, revision):
         unreachable = error
     try:
         folder = snapshot_download(
-            hub_id, revision=revision, allow_patterns=["*.json", "*.txt", "*.model", "model*.safetensors"],
-            ignore_patterns=["onnx/*", "openvino/*"], local_files_only=unreachable is not None,
-        )  # fmt: skip
+            hub_id,
+            revision=revision,
+            allow_patterns=["*.json", "*.txt", "*.model", "model*.safetensors"],
+            ignore_patterns=["onnx/*", "openvino/*"],
+            local_files_only=unreachable is not None,
+        )
     except Exception as error:  # unknown name or revision, refused, timed out, cut off: the hub client raises many kinds
         cause = unreachable or error
         reason = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"

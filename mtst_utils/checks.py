@@ -2,13 +2,14 @@
 
 import sys
 import warnings
+from collections.abc import Callable
 from numbers import Integral, Real
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 
 
-def number(name, value, accepted, holds):
+def number(name: str, value: object, accepted: str, holds: Callable[[float], bool]) -> None:
     """Raises TypeError for what is no number, ValueError where `holds(value)` is false, as it is for NaN.
 
     accepted: what is accepted, in words, for the message.
@@ -16,12 +17,12 @@ def number(name, value, accepted, holds):
     _check(Real, name, value, f"a number {accepted}", holds)
 
 
-def whole(name, value, accepted, holds):
+def whole(name: str, value: object, accepted: str, holds: Callable[[int], bool]) -> None:
     """As `number`, for a whole number."""
     _check(Integral, name, value, f"a whole number {accepted}", holds)
 
 
-def instance(name, value, kind):
+def instance(name: str, value: object, kind: type | tuple[type, ...]) -> None:
     """Raises TypeError for a value that is not of a kind (a class, or several)."""
     if not isinstance(value, kind):
         kinds = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
@@ -33,7 +34,7 @@ def instance(name, value, kind):
         raise TypeError(f"{name} must be of type {kinds}; got {given}")
 
 
-def _check(kind, name, value, accepted, holds):
+def _check(kind: type, name: str, value, accepted: str, holds: Callable[..., bool]) -> None:
     if isinstance(value, bool) or not isinstance(value, kind):
         raise TypeError(
             f"{name} must be {accepted}; got {value!r:.60} of type {type(value).__name__}"
@@ -42,12 +43,12 @@ def _check(kind, name, value, accepted, holds):
         raise ValueError(f"{name} must be {accepted}; got {value!r}")
 
 
-def rate(name, value):
+def rate(name: str, value: object) -> None:
     """A learning rate, or a decay of one. A smaller one would teach nothing, and over many layers come to zero."""
     number(name, value, "above 1e-9 and at most 1", lambda v: 1e-9 < v <= 1)
 
 
-def share(name, value):
+def share(name: str, value: object) -> None:
     """A share that leaves something: dropout, weight decay, a part of the steps."""
     number(name, value, "from 0 to below 1", lambda v: 0 <= v < 1)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.metrics.pairwise import cosine_similarity
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
@@ -25,7 +26,7 @@ from mtst_utils.precision import wants_bfloat16
 CHUNK = 16_384  # sentences tokenized at a time: memory stays flat however many there are
 
 
-def cosine_matrix(a, b=None):
+def cosine_matrix(a: ArrayLike, b: ArrayLike | None = None) -> np.ndarray:
     """Cosine similarity of every row of a [N, H] with every row of b [M, H] (default: a itself); returns [N, M].
 
     Raises ValueError when a or b is not a matrix, or their widths differ. Taught in notebook 01, section 4.
@@ -55,7 +56,14 @@ class SentenceEncoder(nn.Module):
     Raises ValueError for an unknown pooling or a max_length the model cannot take. Taught in notebook 01.
     """
 
-    def __init__(self, backbone, tokenizer, pooling="mean", normalize=False, max_length=None):
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        pooling: str = "mean",
+        normalize: bool = False,
+        max_length: int | None = None,
+    ) -> None:
         super().__init__()
         checks.instance("backbone", backbone, PreTrainedModel)
         checks.instance("tokenizer", tokenizer, PreTrainedTokenizerBase)
@@ -80,7 +88,7 @@ class SentenceEncoder(nn.Module):
         )
 
     @classmethod
-    def from_pretrained(cls, name=None):
+    def from_pretrained(cls, name: str | Path | None = None) -> "SentenceEncoder":
         """Load by name as `load_backbone` does; pooling and maximum length are those the folder states, else the mean
         and the model's limit. Embeddings keep their own length (normalize=False) unless `save_pretrained` wrote otherwise.
         """
@@ -88,17 +96,17 @@ class SentenceEncoder(nn.Module):
         return cls(backbone, tokenizer, **_stated_settings(Path(backbone.name_or_path)))
 
     @property
-    def dimension(self):
+    def dimension(self) -> int:
         """H, the length of an embedding."""
         return self.backbone.config.hidden_size
 
-    def forward(self, input_ids, attention_mask):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids and attention_mask [B, T] -> embeddings [B, H]."""
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         pooled = POOLINGS[self.pooling](hidden, attention_mask)
         return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
-    def tokenize(self, sentences):
+    def tokenize(self, sentences: list[str]) -> tuple[list[list[int]], int]:
         """A list of strings -> a list of token id lists, cut at max_length, and how many were cut."""
         ids = self.tokenizer(sentences, verbose=False)["input_ids"]
         long = [i for i, row in enumerate(ids) if len(row) > self.max_length]
@@ -110,7 +118,7 @@ class SentenceEncoder(nn.Module):
                 ids[i] = row
         return ids, len(long)
 
-    def collate(self, ids):
+    def collate(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
         """A list of token id lists -> (input_ids, attention_mask), both [B, T], padded to the longest, on our device."""
         rows = [torch.tensor(row) for row in ids]
         input_ids = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
@@ -184,7 +192,7 @@ class SentenceEncoder(nn.Module):
                     bar.update(len(batch))
         warn_of_cuts(cut, len(sentences), self.max_length)
 
-    def save_pretrained(self, folder):
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that `from_pretrained` and `sentence_transformers.SentenceTransformer` open."""
         folder = Path(folder)
         for step in (
@@ -229,7 +237,7 @@ class SentenceEncoder(nn.Module):
 SETTINGS = "sentence_encoder.json"
 
 
-def _stated_settings(folder):
+def _stated_settings(folder: Path) -> dict:
     """SentenceEncoder's options as the folder states them: in our own file, or in sentence-transformers' files."""
     if (folder / SETTINGS).is_file():
         return json.loads((folder / SETTINGS).read_text())
@@ -256,7 +264,7 @@ def _stated_settings(folder):
     return settings
 
 
-def checked_sentences(sentences, name="sentences"):
+def checked_sentences(sentences: Iterable[str], name: str = "sentences") -> list[str]:
     """The sentences as a list of strings; TypeError names the position of the first that is not one."""
     if isinstance(sentences, (str, bytes, dict)) or not hasattr(sentences, "__iter__"):
         raise TypeError(f"{name} must be a list of strings; got {type(sentences).__name__}")
@@ -269,7 +277,7 @@ def checked_sentences(sentences, name="sentences"):
     return sentences
 
 
-def batches_by_tokens(lengths, token_budget):
+def batches_by_tokens(lengths: list[int], token_budget: int) -> list[list[int]]:
     """Cut positions 0..N-1 into lists of like length, longest first, each within the budget when padded (or alone)."""
     batch, batches = [], []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -289,7 +297,7 @@ def warn_of_cuts(cut: int, total: int, max_length: int) -> None:
 
 
 @contextlib.contextmanager
-def eval_mode(module):
+def eval_mode(module: nn.Module) -> Iterator[None]:
     """Put a module in eval mode for a while, then give each of its parts back the mode it had."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()

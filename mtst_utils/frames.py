@@ -28,7 +28,7 @@ def is_missing(label: object) -> bool:
     return label is None or label is pd.NA or bool(np.isscalar(label) and label != label)
 
 
-def load_csv(path, text, tasks):
+def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFrame:
     """Your own sentences: a CSV file with one column of text and one column of labels per task.
 
     text: the name of the text column; tasks: {task name: column of its labels}. An empty label means "not known".
@@ -36,7 +36,7 @@ def load_csv(path, text, tasks):
     Raises ValueError, naming the line (the header is line 1) and the column; FileNotFoundError.
     Taught in notebook 02, section 10.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not isinstance(tasks, dict) or not tasks:
         raise ValueError(
             f"tasks must be a dict {{task name: column}} with at least one task; got {tasks!r}"
@@ -57,8 +57,10 @@ def load_csv(path, text, tasks):
                 reader
             ):  # a field too many comes under the key None, one too few has the value None
                 if None in row or None in row.values():
-                    raise ValueError(f"{path.name}, line {reader.line_num}: the header has {len(header)} columns, this "
-                                     "row has not. Put quotes around text that holds a comma")  # fmt: skip
+                    raise ValueError(
+                        f"{path.name}, line {reader.line_num}: the header has {len(header)} columns, this "
+                        "row has not. Put quotes around text that holds a comma"
+                    )
                 rows.append(
                     [row[text], *(row[column].strip() or None for column in tasks.values())]
                 )

@@ -3,6 +3,7 @@
 Taught in notebook 01, section 1, and notebook 04.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -51,16 +52,16 @@ class LayerStack(tuple):
     """A backbone's layers from the input up: `stack[0]` the embeddings, `stack[1:]` (`stack.blocks`) block 0 to L-1."""
 
     @property
-    def blocks(self):
+    def blocks(self) -> "tuple[Layer, ...]":
         return self[1:]
 
     @property
-    def depth_of(self):
+    def depth_of(self) -> dict[str, int]:
         """{parameter name: its depth}, 0 for the embeddings, i+1 for block i."""
         return {name: depth for depth, layer in enumerate(self) for name in layer.parameters}
 
 
-def layer_stack(backbone):
+def layer_stack(backbone: PreTrainedModel) -> LayerStack:
     """Order a backbone's parameters by depth: embeddings, then block 0 (next to the input) to block L-1 (the top).
 
     Every parameter has exactly one depth; a tied one counts once, at the lowest. Parts that belong to no block have the
@@ -69,8 +70,10 @@ def layer_stack(backbone):
     """
     kind = getattr(getattr(backbone, "config", None), "model_type", None)
     if kind not in LAYOUTS:
-        raise ValueError(f"layer_stack: unknown architecture {kind or type(backbone).__name__!r}; "
-                         f"known are {', '.join(LAYOUTS)}. Add its layout to mtst_utils.layers.LAYOUTS.")  # fmt: skip
+        raise ValueError(
+            f"layer_stack: unknown architecture {kind or type(backbone).__name__!r}; "
+            f"known are {', '.join(LAYOUTS)}. Add its layout to mtst_utils.layers.LAYOUTS."
+        )
     path, places = LAYOUTS[kind]
     count = len(backbone.get_submodule(path))
     prefixes = {f"{path}.{i}": i + 1 for i in range(count)}
@@ -97,7 +100,7 @@ def layer_stack(backbone):
     )
 
 
-def backbone_of(model):
+def backbone_of(model: nn.Module) -> nn.Module:
     """The one transformer in a model: a MultiTaskModel, a SentenceEncoder, a Hugging Face model with a head, your own.
 
     A model without any is returned as it is, for `layer_stack` to refuse. Raises ValueError if it holds more than one.
@@ -118,7 +121,9 @@ def backbone_of(model):
     return backbones[0] if backbones else model
 
 
-def by_weight_decay(name, parameters, lr, weight_decay):
+def by_weight_decay(
+    name: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float
+) -> list[dict]:
     """Optimizer groups for one layer: its matrices, and its vectors (biases, normalisation weights) without weight decay.
 
     By the shape and not by the name: MPNet's table of relative positions is called a bias, but is an embedding.

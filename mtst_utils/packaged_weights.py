@@ -36,12 +36,14 @@ def packaged_folder(name: str) -> Path | None:
     else:
         folder = _joined_mpnet()
     if folder and sha256(folder / "model.safetensors") != SHA256[name]:
-        raise BackboneNotAvailable(f"{name}: {folder / 'model.safetensors'} is not the published file (SHA-256 differs). "
-                                   "Delete that folder and install the package again.")  # fmt: skip
+        raise BackboneNotAvailable(
+            f"{name}: {folder / 'model.safetensors'} is not the published file (SHA-256 differs). "
+            "Delete that folder and install the package again."
+        )
     return folder
 
 
-def _joined_mpnet():
+def _joined_mpnet() -> Path | None:
     """all-mpnet-base-v2, joined once from its five packages into $MTST_CACHE (default ~/.cache/mtst_utils)."""
     cache_folder = Path(os.environ.get("MTST_CACHE") or Path.home() / ".cache" / "mtst_utils")
     folder = cache_folder / "all-mpnet-base-v2"
@@ -58,12 +60,14 @@ def _joined_mpnet():
     try:
         _join(pieces, folder)
     except OSError as error:
-        raise OSError(f"all-mpnet-base-v2 could not be joined in {cache_folder} ({error}). It takes 900 MB there while it is "
-                      "joined, and 440 MB then; the environment variable MTST_CACHE names another folder") from error  # fmt: skip
+        raise OSError(
+            f"all-mpnet-base-v2 could not be joined in {cache_folder} ({error}). It takes 900 MB there while it is "
+            "joined, and 440 MB then; the environment variable MTST_CACHE names another folder"
+        ) from error
     return folder
 
 
-def _join(pieces, folder):
+def _join(pieces: list[Path], folder: Path) -> None:
     """Join the pieces of a zip archive and unpack it as this folder, which only ever gets its name when it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as workplace:

@@ -4,11 +4,12 @@ Taught in notebook 01, section 3.
 """
 
 import torch
+from torch import Tensor
 
 from mtst_utils import checks
 
 
-def masked_mean(token_embeddings, attention_mask):
+def masked_mean(token_embeddings: Tensor, attention_mask: Tensor) -> Tensor:
     """Average each sentence's token vectors over its real tokens.
 
     token_embeddings [B, T, H], attention_mask [B, T] (1 = real token, 0 = padding); returns [B, H] in float32.
@@ -19,13 +20,13 @@ def masked_mean(token_embeddings, attention_mask):
     return (token_embeddings.float() * mask).sum(1) / mask.sum(1)
 
 
-def masked_max(token_embeddings, attention_mask):
+def masked_max(token_embeddings: Tensor, attention_mask: Tensor) -> Tensor:
     """The largest value of each dimension over the real tokens; shapes and errors as in masked_mean."""
     mask = _checked_mask(token_embeddings, attention_mask)
     return token_embeddings.float().masked_fill(mask == 0, -torch.inf).amax(1)
 
 
-def first_token(token_embeddings, attention_mask):
+def first_token(token_embeddings: Tensor, attention_mask: Tensor) -> Tensor:
     """The first token's vector ([CLS] or <s>); shapes and errors as in masked_mean."""
     _checked_mask(token_embeddings, attention_mask)
     return token_embeddings[:, 0].float()
@@ -34,13 +35,15 @@ def first_token(token_embeddings, attention_mask):
 POOLINGS = {"mean": masked_mean, "cls": first_token, "max": masked_max}
 
 
-def _checked_mask(token_embeddings, attention_mask):
+def _checked_mask(token_embeddings: Tensor, attention_mask: Tensor) -> Tensor:
     """The mask as float32 [B, T, 1]."""
     checks.instance("token_embeddings", token_embeddings, torch.Tensor)
     checks.instance("attention_mask", attention_mask, torch.Tensor)
     if token_embeddings.ndim != 3 or attention_mask.shape != token_embeddings.shape[:2]:
-        raise ValueError(f"token_embeddings must be [B, T, H] and attention_mask [B, T]; got "
-                         f"{list(token_embeddings.shape)} and {list(attention_mask.shape)}")  # fmt: skip
+        raise ValueError(
+            f"token_embeddings must be [B, T, H] and attention_mask [B, T]; got "
+            f"{list(token_embeddings.shape)} and {list(attention_mask.shape)}"
+        )
     empty = attention_mask.sum(1) == 0
     if empty.any():
         raise ValueError(

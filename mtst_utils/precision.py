@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 
 
-def has_bfloat16(device):
+def has_bfloat16(device: torch.device) -> bool:
     """True where bfloat16 arithmetic is in the hardware; elsewhere it is emulated, and very slow."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -19,7 +19,7 @@ def has_bfloat16(device):
     )
 
 
-def wants_bfloat16(precision, device):
+def wants_bfloat16(precision: str, device: torch.device) -> bool:
     """What "float32", "bfloat16" or "auto" comes to on this device; "auto" logs its choice once (level INFO).
 
     Raises ValueError for any other word.
@@ -28,17 +28,23 @@ def wants_bfloat16(precision, device):
         raise ValueError(f"precision must be 'float32', 'bfloat16' or 'auto'; got {precision!r}")
     if precision == "auto":
         precision = "bfloat16" if has_bfloat16(device) else "float32"
-        _log_once(f"precision='auto' is {precision} on this {device.type}: bfloat16 is "
-                  + ("in its hardware" if precision == "bfloat16" else "not in its hardware, and would be slower"))  # fmt: skip
+        _log_once(
+            f"precision='auto' is {precision} on this {device.type}: bfloat16 is "
+            + (
+                "in its hardware"
+                if precision == "bfloat16"
+                else "not in its hardware, and would be slower"
+            )
+        )
     return precision == "bfloat16"
 
 
 @lru_cache
-def _log_once(message):
+def _log_once(message: str) -> None:
     logging.getLogger(__name__).info(message)
 
 
-def autocast(precision, device):
+def autocast(precision: str, device: torch.device) -> torch.autocast:
     """A context manager for "float32", "bfloat16" or "auto" on this device. ValueError for any other word."""
     return torch.autocast(
         device.type, dtype=torch.bfloat16, enabled=wants_bfloat16(precision, device)

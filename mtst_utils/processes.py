@@ -68,6 +68,6 @@ class _WithPrecision(nn.Module):
         super().__init__()
         self.module, self.autocast = module, autocast
 
-    def forward(self, *inputs, **options):
+    def forward(self, *inputs, **options) -> object:
         with self.autocast():
             return self.module(*inputs, **options)
