@@ -183,10 +183,8 @@ class EarlyStopping(Callback):
             run.model.load_state_dict(self.best_weights)
 
     def state_dict(self) -> dict[str, Tensor | float]:
-        numbers = {
-            "best_score": torch.tensor(self.best_score),
-            "best_epoch": torch.tensor(self.best_epoch),
-        }
+        score = torch.tensor(self.best_score, dtype=torch.float64)  # compared exactly, later
+        numbers = {"best_score": score, "best_epoch": torch.tensor(self.best_epoch)}
         return numbers | {f"weights {name}": w for name, w in self.best_weights.items()}
 
     def load_state_dict(self, state: dict[str, Tensor | float]) -> None:

@@ -4,6 +4,7 @@ Taught in notebook 01.
 """
 
 import contextlib
+import copy
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -193,14 +194,17 @@ class SentenceEncoder(nn.Module):
         warn_of_cuts(cut, len(sentences), self.max_length)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that `from_pretrained` and `sentence_transformers.SentenceTransformer` open."""
+        """Write a folder that `from_pretrained` and `sentence_transformers.SentenceTransformer` open.
+
+        LoRA adapters (`backbone.add_adapter`, peft) are written merged into the weights.
+        """
         folder = Path(folder)
         for step in (
             "1_Pooling",
             "2_Normalize",
         ):  # the second is empty: normalising has no settings
             (folder / step).mkdir(parents=True, exist_ok=True)
-        self.backbone.save_pretrained(folder)
+        _merged(self.backbone).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         modes = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
         steps = [("", "Transformer"), ("1_Pooling", "Pooling")] + [
@@ -232,6 +236,20 @@ class SentenceEncoder(nn.Module):
         }
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _merged(backbone: PreTrainedModel) -> PreTrainedModel:
+    """The backbone itself; under LoRA (peft) a copy whose weights hold what its adapters have learned."""
+    if not any(hasattr(part, "get_base_layer") for part in backbone.modules()):
+        return backbone
+    merged = copy.deepcopy(backbone)
+    for name, part in list(merged.named_modules()):
+        if hasattr(part, "get_base_layer"):
+            part.merge()
+            parent, _, own_name = name.rpartition(".")
+            setattr(merged.get_submodule(parent), own_name, part.get_base_layer())
+    merged.delete_adapter(list(merged.peft_config))
+    return merged
 
 
 SETTINGS = "sentence_encoder.json"
