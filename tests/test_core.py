@@ -1,13 +1,19 @@
 """The core as a whole: its floors, its style, its types."""
 
 import ast
+import copy
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import GPT2Config, GPT2Model
 
 import mtst_utils as mtst
+from mtst_utils import encoder, layers, multitask, pooling
 
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "mtst_utils"
@@ -85,6 +91,37 @@ def public_functions(tree):
 def test_public_functions_say_what_they_give(path):
     for name, node in public_functions(ast.parse(path.read_text())):
         assert node.returns is not None, f"{path.stem}.{name} has no return type"
+
+
+def test_the_examples_of_the_packages_readme_run(monkeypatch, capsys):
+    monkeypatch.setattr(pooling, "POOLINGS", dict(pooling.POOLINGS))
+    monkeypatch.setattr(encoder, "POOLINGS", pooling.POOLINGS)
+    monkeypatch.setattr(layers, "LAYOUTS", dict(layers.LAYOUTS))
+    monkeypatch.setattr(multitask, "KINDS", dict(multitask.KINDS))
+    examples = re.findall(r"```python\n(.*?)```", (CORE / "README.md").read_text(), re.DOTALL)
+    assert len(examples) == 6
+    names = {
+        "torch": torch,
+        "copy": copy,
+        "cross_entropy": torch.nn.functional.cross_entropy,
+        "multitask": multitask,
+        "pooling": pooling,
+        "layers": layers,
+        "GPT2Config": GPT2Config,
+        "GPT2Model": GPT2Model,
+    }
+    few = mtst.load_sample_sentences().groupby("topic").head(4)
+    monkeypatch.setattr(mtst.experiments.corpora, "load_sample_sentences", lambda: few)
+    for example in examples:
+        exec(compile(example, "an example in mtst_utils/README.md", "exec"), names)
+    assert "block 1" in capsys.readouterr().out
+    assert names["encoder"].encode("one").shape == (384,)
+
+
+def test_mypy():
+    command = [sys.executable, "-m", "mypy", "--follow-imports", "silent", "--cache-dir", os.devnull]
+    done = subprocess.run([*command, *map(str, FILES)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=lambda words: words[0])
