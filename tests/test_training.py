@@ -275,7 +275,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     run_forked(two_processes.launch, tmp_path / "losses.json")
     found = json.loads((tmp_path / "losses.json").read_text())
     assert found["processes"] == 2  # `accelerate launch --cpu` starts one, whatever it is told
-    for name in ("everything", "gradual", "few labels"):
+    for name in ("everything", "gradual", "few labels", "in parts"):
         assert found[name] == pytest.approx(expected[name], abs=1e-4)
     assert expected["everything"] != expected["gradual"]
 
