@@ -11,7 +11,6 @@ import time
 from transformers import TrainerCallback
 
 import mtst_utils as mtst
-from mtst_utils import frozen_prefix
 from mtst_utils.experiments.transfer import new_model, split
 from tests.benchmarks.common import compare
 from tests.benchmarks.training import trainer
@@ -36,7 +35,6 @@ def epoch(blocks, how, batch_size=32):
     """Seconds of an epoch: the median of the second, third and fourth, since the first one fills the cache."""
 
     def measured(sentences):
-        frozen_prefix.MEMORY = 0.5 if how == FILLED else 0
         model, epochs = new_model(os.environ.get("MTST_BACKBONE")), Epochs()
         if blocks is not None:
             mtst.unfreeze_top_blocks(model, blocks)
@@ -44,7 +42,8 @@ def epoch(blocks, how, batch_size=32):
         if how == PEER:
             trainer(frame, True, model, 4, [epochs])
         else:
-            mtst.fit(model, frame, epochs=4, callbacks=[epochs], batch_size=batch_size, progress=False)
+            options = {"batch_size": batch_size, "acceleration": how == FILLED, "progress": False}
+            mtst.fit(model, frame, epochs=4, callbacks=[epochs], **options)
         ends = [*epochs.starts[1:], time.perf_counter()]
         return statistics.median(end - start for start, end in list(zip(epochs.starts, ends, strict=True))[1:])
 

@@ -10,9 +10,11 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 import mtst_utils as mtst
-from mtst_utils.encoder import has_bfloat16
 from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS
-from mtst_utils.training import default_optimizer, encode_frame
+from mtst_utils.fast_cpu import QuickDropout
+from mtst_utils.frames import TrainingData
+from mtst_utils.learning_rates import default_optimizer
+from mtst_utils.precision import has_bfloat16
 from tests.benchmarks.common import compare
 
 
@@ -32,8 +34,15 @@ def ours(frame):
 def trainer(frame, best, model=None, epochs=1, callbacks=()):
     model = model or new_model()
     started = time.perf_counter()
-    ids, labels = encode_frame(model, frame)
-    data = [{"input_ids": row, "labels": {t: int(y[i]) for t, y in labels.items()}} for i, row in enumerate(ids)]
+    for part in model.modules():  # what a user of Trainer has: torch's own dropout
+        for name, layer in part.named_children():
+            if isinstance(layer, QuickDropout):
+                setattr(part, name, torch.nn.Dropout(layer.p))
+    frame = TrainingData(model, frame, 32, seed=0)
+    data = [
+        {"input_ids": row, "labels": {task: int(y[i]) for task, y in frame.labels.items()}}
+        for i, row in enumerate(frame.ids)
+    ]
     optimizer = (
         default_optimizer(model) if best else torch.optim.AdamW(default_optimizer(model).param_groups, foreach=True)
     )
