@@ -38,7 +38,7 @@ class Callback:
     def on_step(self, run) -> None:
         """After each step: its losses are in run.history[-1]."""
 
-    def on_epoch_end(self, run) -> None:
+    def after_epoch(self, run) -> None:
         """After each epoch and its validation, before the checkpoint is written."""
 
     def on_end(self, run) -> None:
@@ -163,7 +163,7 @@ class EarlyStopping(Callback):
                 "EarlyStopping needs validation sentences: fit(model, train, valid, ...)"
             )
 
-    def on_epoch_end(self, run) -> None:
+    def after_epoch(self, run) -> None:
         found = {
             name: value for name, value in run.history[-1].items() if name.startswith("valid ")
         }

@@ -98,7 +98,7 @@ def fit(
                 state.save_now_and_then()
             if valid is not None:
                 run.validate(valid)
-            run.tell("on_epoch_end")
+            run.tell("after_epoch")
             state.save()
         run.tell("on_end")
     return History(run.history)

@@ -32,16 +32,16 @@ def test_every_event_in_order():
 
     class Watch(mtst.Callback):
         def __getattribute__(self, name):
-            if name.startswith(("on_", "before_")):
+            if name.startswith(("on_", "before_", "after_")):
                 return lambda run: calls.append((name, run.step, run.epoch))
             return super().__getattribute__(name)
 
     fit(small.model(), FRAME, epochs=2, batch_size=32, callbacks=[Watch()])
     step = [("before_step", "on_step")]
     names = [name for name, _, _ in calls]
-    epoch = ["on_epoch", *step[0], *step[0], "on_epoch_end"]
+    epoch = ["on_epoch", *step[0], *step[0], "after_epoch"]
     assert names == ["on_start", *epoch, *epoch, "on_end"]
-    documented = {name for name in vars(mtst.Callback) if name.startswith(("on_", "before_"))}
+    documented = {name for name in vars(mtst.Callback) if name.startswith(("on_", "before_", "after_"))}
     assert set(names) == documented
     assert calls[0] == ("on_start", 0, 0)
     assert calls[-1] == ("on_end", 4, 1)
@@ -63,7 +63,7 @@ class Scores(mtst.Callback):
     def __init__(self, scores):
         self.scores, self.kept = scores, []
 
-    def on_epoch_end(self, run):
+    def after_epoch(self, run):
         run.history[-1]["valid animal macro F1"] = self.scores[run.epoch]
         self.kept.append(weights(run.model))
 
