@@ -1,4 +1,7 @@
-"""The thin package behind the notebooks: what a user takes home. The course's experiments are in `mtst_utils.experiments`."""
+"""The thin package behind the notebooks: what a user takes home.
+
+The course's experiments are in `mtst_utils.experiments`.
+"""
 
 from mtst_utils.backbones import load_backbone
 from mtst_utils.callbacks import Callback, EarlyStopping, GradualUnfreezing
@@ -29,7 +32,7 @@ _CORPORA = (
 
 
 def __getattr__(name: str) -> object:
-    """The course's corpora, imported when they are asked for: nothing in the core depends on them."""
+    """The course's corpora, imported when asked for: nothing in the core depends on them."""
     if name in _CORPORA:
         from mtst_utils.experiments import corpora
 

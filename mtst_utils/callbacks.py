@@ -3,6 +3,7 @@
 Taught in notebook 03, section 5.
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -20,9 +21,9 @@ class Callback:
     """Every event of `fit`, each a method that does nothing until you write it.
 
     Any object with some of these methods will do; this class documents them. Each gets the run:
-    run.model, run.optimizer, run.scheduler; run.step and run.epoch, counted from 0; run.total_steps,
-    run.steps_per_epoch; run.history, a list of one dict a step, the last step of an epoch with
-    validation scores; run.stop, which ends training after the step when set to True.
+    run.model, run.optimizer, run.scheduler; run.step and run.epoch, counted from 0;
+    run.total_steps, run.steps_per_epoch; run.history, a list of one dict a step, the last step of
+    an epoch with validation scores; run.stop, which ends training after the step when set to True.
     The model is the caller's own, in train mode; freezing lasts until `fit` ends.
     """
 
@@ -44,11 +45,11 @@ class Callback:
     def on_end(self, run) -> None:
         """Once, after the last step."""
 
-    def state_dict(self) -> dict[str, Tensor | float]:
+    def state_dict(self) -> Mapping[str, Tensor | float]:
         """What a checkpoint must keep of this callback."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Tensor | float]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state_dict` gave, when training goes on after an interruption."""
 
 
@@ -97,8 +98,8 @@ class GradualUnfreezing(Callback):
     def on_start(self, run) -> None:
         if not isinstance(run.scheduler, LambdaLR):
             raise ValueError(
-                "GradualUnfreezing gives layers a warm-up of their own on top of a LambdaLR, such as "
-                f"warmup_linear; got {type(run.scheduler).__name__}"
+                "GradualUnfreezing gives layers a warm-up of their own on top of a LambdaLR, such "
+                f"as warmup_linear; got {type(run.scheduler).__name__}"
             )
         backbone, optimizer = run.model.encoder.backbone, run.optimizer
         overall = run.scheduler.lr_lambdas[0]
@@ -137,15 +138,19 @@ class GradualUnfreezing(Callback):
 
 
 def _joined(overall, joins: int, warmup: int, step: int) -> float:
-    """The factor of a layer's rate: 0 until it joins, then its own warm-up on top of the schedule."""
+    """The factor of a layer's rate.
+
+    0 until it joins, then its own warm-up on top of the schedule.
+    """
     return overall(step) * min(1.0, max(0.0, (step - joins + 1) / warmup))
 
 
 class EarlyStopping(Callback):
-    """Stop when a validation score has not risen for some epochs; the best epoch's weights are kept.
+    """Stop when a validation score has not risen for some epochs.
 
-    metric: a column of History without "valid ", as "sentiment macro F1". patience: epochs without a
-    better score after which training ends. smaller_is_better: for errors.
+    The best epoch's weights are kept. metric: a column of History without "valid ", as
+    "sentiment macro F1". patience: epochs without a better score after which training ends.
+    smaller_is_better: for errors.
     Raises ValueError for a metric that validation does not give, or without validation sentences.
     Prechelt 1998. Taught in notebook 03, section 5.
     """
@@ -154,7 +159,8 @@ class EarlyStopping(Callback):
         checks.instance("metric", metric, str)
         checks.whole("patience", patience, "of epochs, 1 or more", lambda v: v >= 1)
         self.metric, self.patience, self.smaller_is_better = metric, patience, smaller_is_better
-        self.best_score, self.best_epoch, self.best_weights = -np.inf, -1, {}
+        self.best_score, self.best_epoch = -np.inf, -1
+        self.best_weights: dict[str, Tensor] = {}
 
     def on_start(self, run) -> None:
         self.best_score, self.best_epoch, self.best_weights = -np.inf, -1, {}
@@ -182,12 +188,12 @@ class EarlyStopping(Callback):
         if self.best_weights:
             run.model.load_state_dict(self.best_weights)
 
-    def state_dict(self) -> dict[str, Tensor | float]:
+    def state_dict(self) -> dict[str, Tensor]:
         score = torch.tensor(self.best_score, dtype=torch.float64)  # compared exactly, later
         numbers = {"best_score": score, "best_epoch": torch.tensor(self.best_epoch)}
         return numbers | {f"weights {name}": w for name, w in self.best_weights.items()}
 
-    def load_state_dict(self, state: dict[str, Tensor | float]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.best_score, self.best_epoch = float(state["best_score"]), int(state["best_epoch"])
         self.best_weights = {
             name.removeprefix("weights "): value

@@ -25,8 +25,8 @@ SAVE_SECONDS = 20  # written at the end of an epoch, and whenever the last one i
 def fingerprint(run, train: pd.DataFrame, valid: pd.DataFrame | None, **settings) -> dict:
     """What must be the same for a checkpoint to be of the same run: whatever determines its result.
 
-    Taken before the first step. run: model, optimizer, scheduler and callbacks; settings: numbers and
-    words that `fit` was given.
+    Taken before the first step. run: model, optimizer, scheduler and callbacks; settings: numbers
+    and words that `fit` was given.
     """
     model, encoder = run.model, run.model.encoder
     groups = []
@@ -53,7 +53,7 @@ def _hash_of(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -72,9 +72,9 @@ def _settings_of(callback: object) -> list:
 class Checkpoint:
     """The state of a run in one safetensors file, which is replaced whole or not at all."""
 
-    def __init__(self, folder: str | Path | None, run, same_run: dict | None) -> None:
-        self.run, self.same_run, self.saved = run, same_run, time.monotonic()
-        self.path = None
+    def __init__(self, folder: str | os.PathLike | None, run, same_run: dict | None) -> None:
+        self.run, self.same_run, self.saved = run, same_run or {}, time.monotonic()
+        self.path: Path | None = None
         if folder is None:
             return
         folder = Path(folder).expanduser()
@@ -98,7 +98,7 @@ class Checkpoint:
         run, self.saved = self.run, time.monotonic()
         tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
         optimizer = run.optimizer.state_dict()
-        numbers = {}
+        numbers: dict[str, float] = {}
         for i, state in optimizer["state"].items():
             for name, value in state.items():
                 kept = tensors if isinstance(value, Tensor) else numbers
@@ -120,14 +120,12 @@ class Checkpoint:
         try:
             save_file(tensors, new, metadata={"facts": json.dumps(facts)})
             os.replace(new, self.path)
-        except (
-            OSError,
-            SafetensorError,
-        ) as error:  # a full disk: no reason to lose what is trained
+        except (OSError, SafetensorError) as error:
+            # A full disk: no reason to lose what is trained.
             new.unlink(missing_ok=True)
             checks.warn(
-                f"{self.path} could not be written at step {run.step} ({error}); training goes on, and "
-                "an interruption now would lose what came after the last one"
+                f"{self.path} could not be written at step {run.step} ({error}); training goes on, "
+                "and an interruption now would lose what came after the last one"
             )
 
     def load(self) -> None:
@@ -147,10 +145,11 @@ class Checkpoint:
             )
         run = self.run
         run.model.load_state_dict(_under("model.", tensors))
-        state = {}
-        for key, value in (_under("optimizer.", tensors) | _numbers(facts)).items():
-            i, _, name = key.partition(".")
-            state.setdefault(int(i), {})[name] = value
+        state: dict[int, dict[str, Tensor | float]] = {}
+        values: dict[str, Tensor | float] = {**_under("optimizer.", tensors), **_numbers(facts)}
+        for key, value in values.items():
+            number, _, name = key.partition(".")
+            state.setdefault(int(number), {})[name] = value
         run.optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
         lambdas = {"lr_lambdas": [None] * len(facts["groups"])}
         run.scheduler.load_state_dict(facts["scheduler"] | lambdas)

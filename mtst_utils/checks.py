@@ -1,4 +1,7 @@
-"""Checks of what a caller gives: one sentence that names the argument, its value, and what is accepted."""
+"""Checks of what a caller gives.
+
+What is raised is one sentence that names the argument, its value, and what is accepted.
+"""
 
 import sys
 import warnings
@@ -10,9 +13,10 @@ PACKAGE = Path(__file__).parent
 
 
 def number(name: str, value: object, accepted: str, holds: Callable[[float], bool]) -> None:
-    """Raises TypeError for what is no number, ValueError where `holds(value)` is false, as it is for NaN.
+    """Check a number.
 
-    accepted: what is accepted, in words, for the message.
+    accepted: what is accepted, in words, for the message. Raises TypeError for what is no number,
+    ValueError where `holds(value)` is false, as it is for NaN.
     """
     _check(Real, name, value, f"a number {accepted}", holds)
 
@@ -44,7 +48,10 @@ def _check(kind: type, name: str, value, accepted: str, holds: Callable[..., boo
 
 
 def rate(name: str, value: object) -> None:
-    """A learning rate, or a decay of one. A smaller one would teach nothing, and over many layers come to zero."""
+    """A learning rate, or a decay of one.
+
+    A smaller one would teach nothing, and over many layers come to zero.
+    """
     number(name, value, "above 1e-9 and at most 1", lambda v: 1e-9 < v <= 1)
 
 

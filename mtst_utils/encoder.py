@@ -8,6 +8,7 @@ import copy
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +29,10 @@ CHUNK = 16_384  # sentences tokenized at a time: memory stays flat however many 
 
 
 def cosine_matrix(a: ArrayLike, b: ArrayLike | None = None) -> np.ndarray:
-    """Cosine similarity of every row of a [N, H] with every row of b [M, H] (default: a itself); returns [N, M].
+    """Cosine similarity of every row of a with every row of b.
 
-    Raises ValueError when a or b is not a matrix, or their widths differ. Taught in notebook 01, section 4.
+    a [N, H], b [M, H] (default: a itself); returns [N, M]. Raises ValueError when a or b is not a
+    matrix, or their widths differ. Taught in notebook 01, section 4.
     """
     a, b = np.asarray(a), np.asarray(a if b is None else b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
@@ -43,7 +45,8 @@ def cosine_matrix(a: ArrayLike, b: ArrayLike | None = None) -> np.ndarray:
         )
         if bad.any():
             raise ValueError(
-                f"cosine_matrix needs finite numbers; row {int(bad.argmax())} of {name} holds another value"
+                f"cosine_matrix needs finite numbers; row {int(bad.argmax())} of {name} holds "
+                "another value"
             )
     return cosine_similarity(a, b)
 
@@ -53,8 +56,9 @@ class SentenceEncoder(nn.Module):
 
     backbone: a transformer that returns last_hidden_state; tokenizer: its own.
     pooling: "mean", "cls" or "max"; normalize: scale every embedding to length 1.
-    max_length: tokens a sentence is cut to, special tokens included (default: the most the model takes).
-    Raises ValueError for an unknown pooling or a max_length the model cannot take. Taught in notebook 01.
+    max_length: tokens a sentence is cut to, special tokens included (default: the most the model
+    takes). Raises ValueError for an unknown pooling or a max_length the model cannot take.
+    Taught in notebook 01.
     """
 
     def __init__(
@@ -70,31 +74,32 @@ class SentenceEncoder(nn.Module):
         checks.instance("tokenizer", tokenizer, PreTrainedTokenizerBase)
         if pooling not in list(POOLINGS):
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
-        # RoBERTa and MPNet number positions from padding_idx + 1 on, so that their table holds that many fewer.
+        # RoBERTa and MPNet number positions from padding_idx + 1 on, so that their table holds that
+        # many fewer.
         positions = getattr(backbone.config, "max_position_embeddings", None) or int(1e9)
         if backbone.config.model_type in ("roberta", "xlm-roberta", "mpnet"):
-            positions -= backbone.embeddings.padding_idx + 1
+            positions -= vars(backbone.embeddings)["padding_idx"] + 1
         longest = min(tokenizer.model_max_length, positions)
         if max_length is not None and not (
             isinstance(max_length, int) and 3 <= max_length <= longest
         ):
             raise ValueError(
-                f"max_length must be a whole number from 3 to {longest}, this model's limit; got {max_length!r}"
+                f"max_length must be a whole number from 3 to {longest}, this model's limit; "
+                f"got {max_length!r}"
             )
         self.backbone, self.tokenizer = backbone, tokenizer
-        self.pooling, self.normalize, self.max_length = (
-            pooling,
-            bool(normalize),
-            max_length or longest,
-        )
+        self.pooling, self.normalize = pooling, bool(normalize)
+        self.max_length = max_length or longest
 
     @classmethod
     def from_pretrained(cls, name: str | Path | None = None) -> "SentenceEncoder":
-        """Load by name as `load_backbone` does; pooling and maximum length are those the folder states, else the mean
-        and the model's limit. Embeddings keep their own length (normalize=False) unless `save_pretrained` wrote otherwise.
+        """Load by name as `load_backbone` does.
+
+        Pooling and maximum length are those the folder states, else the mean and the model's limit.
+        Embeddings keep their own length (normalize=False) unless `save_pretrained` wrote otherwise.
         """
         backbone, tokenizer = load_backbone(name)
-        return cls(backbone, tokenizer, **_stated_settings(Path(backbone.name_or_path)))
+        return cls(backbone, tokenizer, **_stated_settings(Path(backbone.name_or_path or "")))
 
     @property
     def dimension(self) -> int:
@@ -108,7 +113,7 @@ class SentenceEncoder(nn.Module):
         return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
     def tokenize(self, sentences: list[str]) -> tuple[list[list[int]], int]:
-        """A list of strings -> a list of token id lists, cut at max_length, and how many were cut."""
+        """Strings -> (a list of token id lists, cut at max_length; how many were cut)."""
         ids = self.tokenizer(sentences, verbose=False)["input_ids"]
         long = [i for i, row in enumerate(ids) if len(row) > self.max_length]
         if long:  # a second time, so that the closing special token is kept
@@ -120,7 +125,10 @@ class SentenceEncoder(nn.Module):
         return ids, len(long)
 
     def collate(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """A list of token id lists -> (input_ids, attention_mask), both [B, T], padded to the longest, on our device."""
+        """A list of token id lists -> (input_ids, attention_mask), both [B, T].
+
+        They are padded to the longest, and on our device.
+        """
         rows = [torch.tensor(row) for row in ids]
         input_ids = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
@@ -135,14 +143,16 @@ class SentenceEncoder(nn.Module):
         precision: str = "float32",
         progress: bool = False,
     ) -> np.ndarray:
-        """Embed sentences: one string -> float32 [H]; N strings (list, Series, ...) -> float32 [N, H].
+        """Embed sentences.
 
-        token_budget: most tokens in a batch, padding included (default: 1024, in bfloat16 2048, which
-        were the quickest); it changes the speed, not the embeddings.
+        One string -> float32 [H]; N strings (list, Series, ...) -> float32 [N, H]. Results come
+        back in the order of the input.
+        token_budget: most tokens in a batch, padding included (default: 1024, in bfloat16 2048,
+        which were the quickest); it changes the speed, not the embeddings.
         precision: "float32", "bfloat16" (weights and all), or "auto" (bfloat16 where the hardware
-        has it). Results come back in the order of the input.
-        Raises TypeError for what is not a string, naming its position. Warns once with the number of
-        sentences cut at max_length. Taught in notebook 01, section 6.
+        has it).
+        Raises TypeError for what is not a string, naming its position. Warns once with the number
+        of sentences cut at max_length. Taught in notebook 01, section 6.
         """
         if isinstance(sentences, str):
             return self.encode([sentences], token_budget=token_budget, precision=precision)[0]
@@ -159,7 +169,7 @@ class SentenceEncoder(nn.Module):
         precision: str = "float32",
         token_budget: int | None = None,
         progress: bool = False,
-    ) -> Iterator[tuple[list[int], object]]:
+    ) -> Iterator[tuple[list[int], Any]]:
         """Run this encoder, or a model around it, over N sentences in eval mode, without gradients.
 
         Yields (positions in `sentences`, what the module returns for them). Each chunk is tokenized
@@ -176,10 +186,8 @@ class SentenceEncoder(nn.Module):
             for name, weight in module.named_parameters()
             if id(weight) in own
         }
-        cut, bar = (
-            0,
-            tqdm(total=len(sentences), desc="encode", unit="sentence", disable=not progress),
-        )
+        cut = 0
+        bar = tqdm(total=len(sentences), desc="encode", unit="sentence", disable=not progress)
         with bar:
             for start in range(0, len(sentences), CHUNK):
                 ids, chunk_cut = self.tokenize(sentences[start : start + CHUNK])
@@ -194,15 +202,13 @@ class SentenceEncoder(nn.Module):
         warn_of_cuts(cut, len(sentences), self.max_length)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that `from_pretrained` and `sentence_transformers.SentenceTransformer` open.
+        """Write a folder that `from_pretrained` opens.
 
+        `sentence_transformers.SentenceTransformer` opens it, too.
         LoRA adapters (`backbone.add_adapter`, peft) are written merged into the weights.
         """
         folder = Path(folder)
-        for step in (
-            "1_Pooling",
-            "2_Normalize",
-        ):  # the second is empty: normalising has no settings
+        for step in ("1_Pooling", "2_Normalize"):  # the second is empty: it has no settings
             (folder / step).mkdir(parents=True, exist_ok=True)
         _merged(self.backbone).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
@@ -239,7 +245,7 @@ class SentenceEncoder(nn.Module):
 
 
 def _merged(backbone: PreTrainedModel) -> PreTrainedModel:
-    """The backbone itself; under LoRA (peft) a copy whose weights hold what its adapters have learned."""
+    """The backbone itself; under LoRA (peft) a copy whose weights hold what adapters have learned."""
     if not any(hasattr(part, "get_base_layer") for part in backbone.modules()):
         return backbone
     merged = copy.deepcopy(backbone)
@@ -256,7 +262,10 @@ SETTINGS = "sentence_encoder.json"
 
 
 def _stated_settings(folder: Path) -> dict:
-    """SentenceEncoder's options as the folder states them: in our own file, or in sentence-transformers' files."""
+    """SentenceEncoder's options as the folder states them.
+
+    In our own file, or in sentence-transformers' files.
+    """
     if (folder / SETTINGS).is_file():
         return json.loads((folder / SETTINGS).read_text())
     settings = {}
@@ -283,7 +292,10 @@ def _stated_settings(folder: Path) -> dict:
 
 
 def checked_sentences(sentences: Iterable[str], name: str = "sentences") -> list[str]:
-    """The sentences as a list of strings; TypeError names the position of the first that is not one."""
+    """The sentences as a list of strings.
+
+    Raises TypeError that names the position of the first that is not one.
+    """
     if isinstance(sentences, (str, bytes, dict)) or not hasattr(sentences, "__iter__"):
         raise TypeError(f"{name} must be a list of strings; got {type(sentences).__name__}")
     sentences = list(sentences)
@@ -296,8 +308,12 @@ def checked_sentences(sentences: Iterable[str], name: str = "sentences") -> list
 
 
 def batches_by_tokens(lengths: list[int], token_budget: int) -> list[list[int]]:
-    """Cut positions 0..N-1 into lists of like length, longest first, each within the budget when padded (or alone)."""
-    batch, batches = [], []
+    """Cut positions 0..N-1 into lists of like length, longest first.
+
+    Each is within the budget when padded (or alone).
+    """
+    batch: list[int] = []
+    batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if batch and lengths[batch[0]] * (len(batch) + 1) > token_budget:
             batches.append(batch)
@@ -310,7 +326,8 @@ def warn_of_cuts(cut: int, total: int, max_length: int) -> None:
     """One warning with the number of sentences that were cut, if there are any."""
     if cut:
         checks.warn(
-            f"{cut} of {total} sentences are longer than max_length={max_length} tokens and were cut there"
+            f"{cut} of {total} sentences are longer than max_length={max_length} tokens and were "
+            "cut there"
         )
 
 

@@ -20,7 +20,8 @@ def evaluate(
     absolute error and r instead. With by, a column of the frame, there are further rows, one per
     task and value of that column, which stands in a column of the same name; in the rows over all
     sentences it is None. Scores over no label at all are NaN, with n = 0.
-    Raises ValueError as `fit` does, and for a `by` that is no column. Taught in notebook 02, section 5.
+    Raises ValueError as `fit` does, and for a `by` that is no column.
+    Taught in notebook 02, section 5.
     """
     labels = encode_labels(model, frame)
     groups = _groups(frame, by)
@@ -39,7 +40,7 @@ def evaluate(
 
 def _groups(frame: pd.DataFrame, by: str | None) -> list[tuple[object, np.ndarray]]:
     """(None, all rows), then (value, its rows) for every value of the column."""
-    groups = [(None, np.ones(len(frame), bool))]
+    groups: list[tuple[object, np.ndarray]] = [(None, np.ones(len(frame), bool))]
     if by is None:
         return groups
     if by not in frame or by == "text":
@@ -49,7 +50,8 @@ def _groups(frame: pd.DataFrame, by: str | None) -> list[tuple[object, np.ndarra
     missing = sum(map(is_missing, frame[by]))
     if missing:
         checks.warn(
-            f"{missing} of {len(frame)} rows have no {by}: they count in the scores over all rows only"
+            f"{missing} of {len(frame)} rows have no {by}: "
+            "they count in the scores over all rows only"
         )
     return groups + [
         (value, (frame[by] == value).to_numpy(bool, na_value=False))

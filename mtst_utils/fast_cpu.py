@@ -1,7 +1,8 @@
 """Dropout whose masks a CPU draws quickly.
 
-Found with a profiler: with small models and short sentences, drawing masks took up to a quarter of a
-training step in bfloat16. `load_backbone` and `MultiTaskModel` build their models with this module.
+Found with a profiler: with small models and short sentences, drawing masks took up to a quarter of
+a training step in bfloat16. `load_backbone` and `MultiTaskModel` build their models with this
+module.
 """
 
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor, nn
 
 
 class QuickDropout(nn.Dropout):
-    """nn.Dropout whose mask is cut from 64-bit random words, four elements each; p exact to 1/65536.
+    """nn.Dropout whose mask is cut from 64-bit random words, four elements each.
 
-    On other devices, in place, and for p = 1 it is nn.Dropout itself.
+    p is exact to 1/65536. On other devices, in place, and for p = 1 it is nn.Dropout itself.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -25,7 +26,10 @@ class QuickDropout(nn.Dropout):
 
 
 def use_quick_dropout(module: nn.Module) -> None:
-    """Put a QuickDropout in the place of every nn.Dropout: for a module that nobody else holds yet."""
+    """Put a QuickDropout in the place of every nn.Dropout.
+
+    For a module that nobody else holds yet.
+    """
     for parent in module.modules():
         for name, part in parent.named_children():
             if type(part) is nn.Dropout:

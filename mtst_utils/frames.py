@@ -4,7 +4,7 @@ Taught in notebook 02, section 5.
 """
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,7 @@ from mtst_utils import checks
 from mtst_utils.encoder import checked_sentences, warn_of_cuts
 
 NO_LABEL = -100  # what torch's cross-entropy passes over, too
-POOL = (
-    50  # batches: sentences are shuffled, then sorted by length within pools of this many batches
-)
+POOL = 50  # batches: sentences are shuffled, then sorted by length within pools of this many
 
 
 def is_missing(label: object) -> bool:
@@ -31,7 +29,8 @@ def is_missing(label: object) -> bool:
 def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFrame:
     """Your own sentences: a CSV file with one column of text and one column of labels per task.
 
-    text: the name of the text column; tasks: {task name: column of its labels}. An empty label means "not known".
+    text: the name of the text column; tasks: {task name: column of its labels}. An empty label
+    means "not known".
     Returns a frame with the columns text and one per task (None where not known), ready for `fit`.
     Raises ValueError, naming the line (the header is line 1) and the column; FileNotFoundError.
     Taught in notebook 02, section 10.
@@ -43,36 +42,7 @@ def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFr
         )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
-    rows, lines = [], []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            header = reader.fieldnames or []
-            for column in [text, *tasks.values()]:
-                if column not in header:
-                    raise ValueError(
-                        f"{path.name} has no column {column!r}; it has {', '.join(map(repr, header)) or 'none'}"
-                    )
-            for row in (
-                reader
-            ):  # a field too many comes under the key None, one too few has the value None
-                if None in row or None in row.values():
-                    raise ValueError(
-                        f"{path.name}, line {reader.line_num}: the header has {len(header)} columns, this "
-                        "row has not. Put quotes around text that holds a comma"
-                    )
-                rows.append(
-                    [row[text], *(row[column].strip() or None for column in tasks.values())]
-                )
-                lines.append(reader.line_num)
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path.name} is not UTF-8 (byte {error.start}: {error.reason}); save it as 'CSV UTF-8'"
-        ) from error
-    except csv.Error as error:
-        raise ValueError(
-            f"{path.name}, near line {reader.line_num + 1}: not a regular CSV ({error})"
-        ) from error
+    rows, lines = _rows_of_csv(path, text, list(tasks.values()))
     if not rows:
         raise ValueError(f"{path.name} has no rows under its header")
     frame = pd.DataFrame(rows, columns=["text", *tasks], dtype=object)
@@ -83,9 +53,49 @@ def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFr
         if frame[task].nunique() < 2:
             found = sorted(frame[task].dropna().unique())
             raise ValueError(
-                f"{path.name}, column {column!r}: a task needs two different labels or more; found {found}"
+                f"{path.name}, column {column!r}: a task needs two different labels or more; "
+                f"found {found}"
             )
     return frame
+
+
+def _rows_of_csv(
+    path: Path, text: str, columns: list[str]
+) -> tuple[list[list[str | None]], list[int]]:
+    """Of every row its text and its labels, and the number of the line on which it ends."""
+    rows, lines = [], []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            header = reader.fieldnames or []
+            _check_header(path.name, header, [text, *columns])
+            for row in reader:
+                # A field too many comes under the key None, one too few has the value None.
+                if None in row or None in row.values():
+                    raise ValueError(
+                        f"{path.name}, line {reader.line_num}: the header has {len(header)} "
+                        "columns, this row has not. Put quotes around text that holds a comma"
+                    )
+                rows.append([row[text], *(row[column].strip() or None for column in columns)])
+                lines.append(reader.line_num)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path.name} is not UTF-8 (byte {error.start}: {error.reason}); save it as 'CSV UTF-8'"
+        ) from error
+    except csv.Error as error:
+        raise ValueError(
+            f"{path.name}, near line {reader.line_num + 1}: not a regular CSV ({error})"
+        ) from error
+    return rows, lines
+
+
+def _check_header(name: str, header: Sequence[str], columns: list[str]) -> None:
+    """Raises ValueError for the first of the columns that the header of the file has not."""
+    for column in columns:
+        if column not in header:
+            raise ValueError(
+                f"{name} has no column {column!r}; it has {', '.join(map(repr, header)) or 'none'}"
+            )
 
 
 def encode_labels(model, frame: pd.DataFrame) -> dict[str, Tensor]:
@@ -111,7 +121,7 @@ def encode_labels(model, frame: pd.DataFrame) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one step of the optimizer, over all processes, and this process's share of them."""
+    """The rows of one optimizer step, over all processes, and this process's share of them."""
 
     rows: list[int]
     parts: list[list[int]]  # what this process runs at once, one part after the other
@@ -122,7 +132,8 @@ class TrainingData:
     """A frame as token ids, labels, and the batches of every epoch.
 
     rank, size: this process's number, and how many there are. parts: forward passes a step.
-    Raises ValueError if no row has a label, TypeError for text that is not a string.
+    valid: a frame that is only looked at for errors. Raises ValueError if no row has a label,
+    TypeError for text that is not a string, both frames' errors before anything is trained.
     """
 
     def __init__(
@@ -134,21 +145,19 @@ class TrainingData:
         rank: int = 0,
         size: int = 1,
         parts: int = 1,
+        valid: pd.DataFrame | None = None,
     ) -> None:
-        self.labels = encode_labels(model, frame)
+        self.labels, sentences = _labels_and_sentences(model, frame)
+        if valid is not None:
+            _labels_and_sentences(model, valid)  # now, and not at the end of an epoch
         if not any(model.tasks[name].labelled(t).any() for name, t in self.labels.items()):
             raise ValueError(
                 f"the frame has not one label for any of the tasks {list(self.labels)}"
             )
-        self.ids, cut = model.encoder.tokenize(checked_sentences(frame["text"], "text"))
+        self.ids, cut = model.encoder.tokenize(sentences)
         warn_of_cuts(cut, len(self.ids), model.encoder.max_length)
-        self.batch_size, self.seed, self.rank, self.size, self.parts = (
-            batch_size,
-            seed,
-            rank,
-            size,
-            parts,
-        )
+        self.batch_size, self.seed, self.parts = batch_size, seed, parts
+        self.rank, self.size = rank, size
         self.steps_per_epoch = len(self._batches(0))
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
@@ -178,6 +187,10 @@ class TrainingData:
     def _batches(self, epoch: int) -> list[list[int]]:
         lengths = [len(row) for row in self.ids]
         return bucketed_batches(lengths, self.batch_size, self.size, (self.seed, epoch))
+
+
+def _labels_and_sentences(model, frame: pd.DataFrame) -> tuple[dict[str, Tensor], list[str]]:
+    return encode_labels(model, frame), checked_sentences(frame["text"], "text")
 
 
 def bucketed_batches(

@@ -15,23 +15,27 @@ from mtst_utils.layers import backbone_of, layer_stack
 
 
 def freeze(module: nn.Module) -> None:
-    """Stop a module from learning: no gradient, so no weight decay and no momentum either, and no dropout.
+    """Stop a module from learning.
 
-    Gradients from before are dropped, since an optimizer would still step with them. The module and its parts stay in
-    eval mode, also when a model around it is put in train mode. Raises TypeError for what is not a module.
-    Taught in notebook 03, section 1.
+    No gradient, so no weight decay and no momentum either, and no dropout. Gradients from before
+    are dropped, since an optimizer would still step with them. The module and its parts stay in
+    eval mode, also when a model around it is put in train mode. Raises TypeError for what is not a
+    module. Taught in notebook 03, section 1.
     """
     checks.instance("module", module, nn.Module)
     for part in module.modules():
         part.training = False
-        part.train = partial(_train_only_children, part)
+        part.train = partial(_train_only_children, part)  # type: ignore[method-assign]
         for parameter in part.parameters(recurse=False):
             parameter.requires_grad_(False)
             parameter.grad = None
 
 
 def unfreeze(module: nn.Module) -> None:
-    """Undo `freeze` for a module and all its parts; they are in train mode at the next `train()`."""
+    """Undo `freeze` for a module and all its parts.
+
+    They are in train mode at the next `train()`. Raises TypeError for what is not a module.
+    """
     checks.instance("module", module, nn.Module)
     for part in module.modules():
         vars(part).pop("train", None)
@@ -45,39 +49,46 @@ def is_frozen(module: nn.Module) -> bool:
 
 
 def _train_only_children(module: nn.Module, mode: bool = True) -> nn.Module:
-    """What `train` does on a frozen module: its own mode stays; a part that was unfrozen again follows the call."""
+    """What `train` does on a frozen module.
+
+    Its own mode stays; a part that was unfrozen again follows the call.
+    """
     for child in module.children():
         child.train(mode)
     return module
 
 
 def unfreeze_top_blocks(model: nn.Module, n: int) -> None:
-    """Let the top n blocks of a model's backbone learn; everything below, embeddings included, is frozen.
+    """Let only the top n blocks of a model's backbone learn.
 
-    model: a MultiTaskModel, a SentenceEncoder or a backbone; its heads stay as they are. n: 0 freezes the whole
-    backbone. Raises ValueError for n below 0 or above the number of blocks. Taught in notebook 03, section 1.
+    Everything below, embeddings included, is frozen. model: a MultiTaskModel, a SentenceEncoder or
+    a backbone; its heads stay as they are. n: 0 freezes the whole backbone.
+    Raises ValueError for n below 0 or above the number of blocks.
+    Taught in notebook 03, section 1.
     """
     backbone = backbone_of(model)
     stack = layer_stack(backbone)
     if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= len(stack.blocks):
         raise ValueError(
-            f"n must be a whole number from 0 to {len(stack.blocks)}, the number of blocks; got {n!r}"
+            f"n must be a whole number from 0 to {len(stack.blocks)}, the number of blocks; "
+            f"got {n!r}"
         )
     freeze(backbone)
     for layer in stack[len(stack) - n :]:
         for module in layer.modules:
             unfreeze(module)
-    for layer in stack[
-        : len(stack) - n
-    ]:  # a tensor shared with a layer above belongs to the lower one
+    # A tensor shared with a layer above belongs to the lower one.
+    for layer in stack[: len(stack) - n]:
         for parameter in layer.parameters.values():
             parameter.requires_grad_(False)
 
 
 def parameter_report(model: nn.Module) -> pd.DataFrame:
-    """One row a part, from the input up: part, parameters, trainable (counts), share (of all the model's parameters).
+    """What of a model can learn: one row a part, from the input up.
 
-    Parts are the embeddings, each block, and whatever else the model has (each head). Taught in notebook 03, section 1.
+    Columns: part, parameters, trainable (counts), share (of all the model's parameters). Parts are
+    the embeddings, each block, and whatever else the model has (each head).
+    Taught in notebook 03, section 1.
     """
     stack = layer_stack(backbone_of(model))
     names = {id(p): layer.name for layer in stack for p in layer.parameters.values()}
@@ -94,7 +105,10 @@ def parameter_report(model: nn.Module) -> pd.DataFrame:
 
 @contextlib.contextmanager
 def frozen_as_before(model: nn.Module) -> Iterator[None]:
-    """Whatever is frozen or unfrozen within it is, afterwards, as it was: also after an interruption."""
+    """Whatever is frozen or unfrozen within it is, afterwards, as it was.
+
+    Also after an interruption.
+    """
     parts = [(part, is_frozen(part)) for part in model.modules()]
     learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
@@ -102,7 +116,7 @@ def frozen_as_before(model: nn.Module) -> Iterator[None]:
     finally:
         for part, frozen in parts:
             if frozen and not is_frozen(part):
-                part.train = partial(_train_only_children, part)
+                part.train = partial(_train_only_children, part)  # type: ignore[method-assign]
             elif not frozen:
                 vars(part).pop("train", None)
         for parameter, learns in learning:

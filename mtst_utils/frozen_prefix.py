@@ -4,7 +4,7 @@ Taught in notebook 03, section 3.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 import psutil
@@ -14,27 +14,28 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mtst_utils import checks
 from mtst_utils.encoder import SentenceEncoder, batches_by_tokens, eval_mode
-from mtst_utils.layers import LAYOUTS, layer_stack
+from mtst_utils.layers import LAYOUTS, Layer, LayerStack, layer_stack
 
 MEMORY = 0.5  # the most the cache may take, as a share of the memory that is free when it is filled
-# Only a backbone frozen as a whole is cached here: ALBERT runs its few blocks again and again, and in
-# DeBERTa the convolution after block 0 reads the embeddings once more.
+# Only a backbone frozen as a whole is cached here: ALBERT runs its few blocks again and again, and
+# in DeBERTa the convolution after block 0 reads the embeddings once more.
 WHOLE_ONLY = ("albert", "deberta-v2")
-INPUTS = (
-    "embeddings",
-    "embeddings_project",
-)  # the modules that give a backbone's first hidden states
+# The modules that give a backbone's first hidden states.
+INPUTS = ("embeddings", "embeddings_project")
 
 
 class FrozenPrefix:
-    """The hidden states [T, H] that enter the lowest learning block, or embeddings [H] if none learns.
+    """What enters the lowest learning block, remembered for every sentence.
+
+    Hidden states [T, H] a sentence, or its embedding [H] if no block learns.
 
     `view` is a model to call in place of the caller's: a shallow copy that shares every parameter,
-    and whose encoder answers from the cache. The caller's model is never touched, and the view's own
-    `forward` (a subclass's, say) sees the same arguments as ever.
+    and whose encoder answers from the cache. The caller's model is never touched, and the view's
+    own `forward` (a subclass's, say) sees the same arguments as ever.
 
-    A layer counts as frozen if none of its parameters requires a gradient and all of it stays in eval
-    mode when the model trains, as `freeze` leaves it: with dropout, no cache could stand for it.
+    A layer counts as frozen if none of its parameters requires a gradient and all of it stays in
+    eval mode when the model trains, as `freeze` leaves it: with dropout, no cache could stand for
+    it.
     """
 
     def __init__(
@@ -42,11 +43,16 @@ class FrozenPrefix:
     ) -> None:
         self.model, self.ids, self.autocast = model, ids, autocast
         self.kind = model.encoder.backbone.config.model_type
-        self.stack = layer_stack(model.encoder.backbone) if self.kind in LAYOUTS else ()
-        self.depth, self.cached, self.batch = 0, None, None
+        self.stack = layer_stack(model.encoder.backbone) if self.kind in LAYOUTS else LayerStack()
+        self.depth = 0
+        self.cached: Tensor | list[Tensor] | None = None
+        self.batch: tuple[list[int], Tensor] = [], torch.empty(0)
 
     def update(self, worth_it: bool) -> None:
-        """Fill the cache if something is frozen, or up to another depth than before, and it pays."""
+        """Fill the cache if something is frozen, and it pays.
+
+        One that is filled up to the same depth is kept.
+        """
         depth = self._frozen_depth()
         if depth == self.depth and self.cached is not None:
             return
@@ -74,7 +80,7 @@ class FrozenPrefix:
         encoder, (rows, known_ids) = self.model.encoder, self.batch
         if self.cached is None or not torch.equal(input_ids, known_ids):
             return encoder(input_ids, attention_mask)  # sentences of the model's own choice
-        if self.depth == len(self.stack):
+        if isinstance(self.cached, Tensor):  # all is frozen: these are the embeddings
             return self.cached[torch.tensor(rows)]
         states = pad_sequence([self.cached[i] for i in rows], batch_first=True)
         top = {
@@ -85,7 +91,7 @@ class FrozenPrefix:
         backbone = self._backbone_of(top)
         for name in INPUTS:
             if name in backbone._modules:
-                backbone._modules[name] = _answering(backbone._modules[name], states)
+                backbone._modules[name] = _answering(backbone.get_submodule(name), states)
         return type(encoder).forward(_twin(encoder, backbone=backbone), input_ids, attention_mask)
 
     def _frozen_depth(self) -> int:
@@ -108,13 +114,14 @@ class FrozenPrefix:
         free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
         if needed > MEMORY * free:
             checks.warn(
-                f"the frozen layers' outputs would take {needed / 2**30:.1f} GiB, more than {MEMORY:.0%} "
-                f"of the {free / 2**30:.1f} GiB that are free: training without a cache, which is slower"
+                f"the frozen layers' outputs would take {needed / 2**30:.1f} GiB, more than "
+                f"{MEMORY:.0%} of the {free / 2**30:.1f} GiB that are free: training without a "
+                "cache, which is slower"
             )
         return needed <= MEMORY * free
 
     def _fill(self) -> None:
-        encoder, cached = self.model.encoder, [None] * len(self.ids)
+        encoder, cached = self.model.encoder, [torch.empty(0)] * len(self.ids)
         whole = self.depth == len(self.stack)
         with torch.no_grad(), eval_mode(self.model), self.autocast():
             for batch in batches_by_tokens([len(row) for row in self.ids], token_budget=1024):
@@ -143,10 +150,10 @@ class FrozenPrefix:
     def _blocks(self) -> nn.ModuleList:
         return self.model.encoder.backbone.get_submodule(LAYOUTS[self.kind][0])
 
-    def _backbone_of(self, blocks: dict[str, nn.Module]) -> nn.Module:
+    def _backbone_of(self, blocks: Mapping[str, nn.Module]) -> nn.Module:
         """The backbone as a view that has these blocks only."""
         kept = _twin(self._blocks())
-        kept._modules = blocks
+        kept._modules = {**blocks}
         return _with_part(self.model.encoder.backbone, LAYOUTS[self.kind][0], kept)
 
 
@@ -159,7 +166,7 @@ def _reached(hidden_states: Tensor, *_, **__) -> None:
     raise _Reached(hidden_states)
 
 
-def _is_fixed(layer) -> bool:
+def _is_fixed(layer: Layer) -> bool:
     learns = any(parameter.requires_grad for parameter in layer.parameters.values())
     trains = any(part.training for module in layer.modules for part in module.modules())
     return not learns and not trains
@@ -168,14 +175,14 @@ def _is_fixed(layer) -> bool:
 def _twin(module: nn.Module, **parts: nn.Module) -> nn.Module:
     """A shallow copy that shares parameters, buffers and parts, except those given."""
     twin = copy.copy(module)
-    twin._modules = module._modules | parts
+    twin._modules = {**module._modules, **parts}
     return twin
 
 
 def _with_part(module: nn.Module, path: str, part: nn.Module) -> nn.Module:
     """A view of a module in which the part at a dotted path is another one."""
     name, _, rest = path.partition(".")
-    inner = _with_part(module._modules[name], rest, part) if rest else part
+    inner = _with_part(module.get_submodule(name), rest, part) if rest else part
     return _twin(module, **{name: inner})
 
 

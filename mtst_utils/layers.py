@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from mtst_utils import checks
 
-# Where each architecture keeps its parts: (its list of blocks, {whatever stands outside the blocks: its depth}).
+# Where each architecture keeps its parts: (its list of blocks, {whatever stands outside the blocks:
+# its depth}).
 # Depth 0 is the embeddings, 1 is block 0, -1 is the last block (for what comes after it).
 _BERT = ("encoder.layer", {"embeddings": 0, "pooler": -1})
 LAYOUTS = {
@@ -21,7 +22,8 @@ LAYOUTS = {
     "electra": ("encoder.layer", {"embeddings": 0, "embeddings_project": 0}),
     "distilbert": ("transformer.layer", {"embeddings": 0}),
     "modernbert": ("layers", {"embeddings": 0, "final_norm": -1}),
-    # A table of relative positions that every block reads is an input to all of them: with the embeddings.
+    # A table of relative positions that every block reads is an input to all of them: it stands
+    # with the embeddings.
     "mpnet": (
         "encoder.layer",
         {"embeddings": 0, "pooler": -1, "encoder.relative_attention_bias": 0},
@@ -41,18 +43,24 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Layer:
-    """One depth of a backbone: its name, its modules, and its parameters by their name in the backbone."""
+    """One depth of a backbone.
+
+    Its name, its modules, and its parameters by their name in the backbone.
+    """
 
     name: str
     modules: tuple[nn.Module, ...]
     parameters: dict[str, nn.Parameter]
 
 
-class LayerStack(tuple):
-    """A backbone's layers from the input up: `stack[0]` the embeddings, `stack[1:]` (`stack.blocks`) block 0 to L-1."""
+class LayerStack(tuple[Layer, ...]):
+    """A backbone's layers from the input up.
+
+    `stack[0]` the embeddings, `stack[1:]` (`stack.blocks`) block 0 to L-1.
+    """
 
     @property
-    def blocks(self) -> "tuple[Layer, ...]":
+    def blocks(self) -> tuple[Layer, ...]:
         return self[1:]
 
     @property
@@ -61,12 +69,13 @@ class LayerStack(tuple):
         return {name: depth for depth, layer in enumerate(self) for name in layer.parameters}
 
 
-def layer_stack(backbone: PreTrainedModel) -> LayerStack:
-    """Order a backbone's parameters by depth: embeddings, then block 0 (next to the input) to block L-1 (the top).
+def layer_stack(backbone: nn.Module) -> LayerStack:
+    """Order a backbone's parameters by depth.
 
-    Every parameter has exactly one depth; a tied one counts once, at the lowest. Parts that belong to no block have the
-    place that LAYOUTS states. Raises ValueError for an architecture or a parameter that LAYOUTS does not know.
-    Taught in notebook 01, section 1, and notebook 04.
+    Embeddings, then block 0 (next to the input) to block L-1 (the top). Every parameter has exactly
+    one depth; a tied one counts once, at the lowest. Parts that belong to no block have the place
+    that LAYOUTS states. Raises ValueError for an architecture or a parameter that LAYOUTS does not
+    know. Taught in notebook 01, section 1, and notebook 04.
     """
     kind = getattr(getattr(backbone, "config", None), "model_type", None)
     if kind not in LAYOUTS:
@@ -75,21 +84,19 @@ def layer_stack(backbone: PreTrainedModel) -> LayerStack:
             f"known are {', '.join(LAYOUTS)}. Add its layout to mtst_utils.layers.LAYOUTS."
         )
     path, places = LAYOUTS[kind]
-    count = len(backbone.get_submodule(path))
+    count = len(backbone.get_submodule(path)._modules)
     prefixes = {f"{path}.{i}": i + 1 for i in range(count)}
     prefixes |= {prefix: depth % (count + 1) for prefix, depth in places.items()}
-    parameters = [{} for _ in range(count + 1)]
-    for (
-        name,
-        parameter,
-    ) in backbone.named_parameters():  # yields a tied parameter once, at its first name
+    parameters: list[dict[str, nn.Parameter]] = [{} for _ in range(count + 1)]
+    # A tied parameter comes once, at its first name.
+    for name, parameter in backbone.named_parameters():
         depth = next(
             (depth for prefix, depth in prefixes.items() if name.startswith(prefix + ".")), None
         )
         if depth is None:
             raise ValueError(f"layer_stack: {kind} has a parameter with no stated place: {name!r}")
         parameters[depth][name] = parameter
-    modules = [[] for _ in range(count + 1)]
+    modules: list[list[nn.Module]] = [[] for _ in range(count + 1)]
     present = dict(backbone.named_modules())
     for prefix, depth in prefixes.items():
         if prefix in present:
@@ -101,12 +108,14 @@ def layer_stack(backbone: PreTrainedModel) -> LayerStack:
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
-    """The one transformer in a model: a MultiTaskModel, a SentenceEncoder, a Hugging Face model with a head, your own.
+    """The one transformer in a model.
 
-    A model without any is returned as it is, for `layer_stack` to refuse. Raises ValueError if it holds more than one.
+    model: a MultiTaskModel, a SentenceEncoder, a Hugging Face model with a head, your own. A model
+    without any is returned as it is, for `layer_stack` to refuse.
+    Raises ValueError if it holds more than one.
     """
     checks.instance("model", model, nn.Module)
-    found = {}
+    found: dict[int, nn.Module] = {}
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             base = module.base_model
@@ -116,7 +125,8 @@ def backbone_of(model: nn.Module) -> nn.Module:
     if len(backbones) > 1:
         names = ", ".join(type(backbone).__name__ for backbone in backbones)
         raise ValueError(
-            f"{type(model).__name__} holds {len(backbones)} transformers ({names}); give one part at a time"
+            f"{type(model).__name__} holds {len(backbones)} transformers ({names}); "
+            "give one part at a time"
         )
     return backbones[0] if backbones else model
 
@@ -124,9 +134,10 @@ def backbone_of(model: nn.Module) -> nn.Module:
 def by_weight_decay(
     name: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float
 ) -> list[dict]:
-    """Optimizer groups for one layer: its matrices, and its vectors (biases, normalisation weights) without weight decay.
+    """Optimizer groups for one layer: its matrices, and its vectors without weight decay.
 
-    By the shape and not by the name: MPNet's table of relative positions is called a bias, but is an embedding.
+    Vectors are biases and normalisation weights. By the shape and not by the name: MPNet's table of
+    relative positions is called a bias, but is an embedding.
     """
     parameters, groups = list(parameters), []
     for suffix, decays in (("", True), (", no weight decay", False)):

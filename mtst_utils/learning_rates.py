@@ -23,13 +23,16 @@ def layerwise_lr_groups(
 ) -> list[dict]:
     """Parameter groups for any torch optimizer, with a learning rate per layer.
 
-    model: a MultiTaskModel, or any module that holds one transformer. Block i of L (block 0 next to the input):
-    base_lr * decay**(L-1-i); embeddings: base_lr * decay**L; whatever is not in the backbone (the heads): head_lr, or
-    base_lr. Biases and normalisation weights, which are vectors, get no weight decay; every matrix does, MPNet's table of
-    relative positions too, since it is an embedding. Frozen parameters are left out; a shared one is in one group only,
-    the lowest. Groups have a name, from the input up. Raises ValueError for rates or a decay out of range, or an
-    architecture that `layer_stack` does not know.
-    Howard & Ruder 2018 (discriminative fine-tuning), Clark et al. 2020 (ELECTRA). Taught in notebook 04, section 2.
+    model: a MultiTaskModel, or any module that holds one transformer. Block i of L (block 0 next to
+    the input): base_lr * decay**(L-1-i); embeddings: base_lr * decay**L; whatever is not in the
+    backbone (the heads): head_lr, or base_lr.
+    Biases and normalisation weights, which are vectors, get no weight decay; every matrix does,
+    MPNet's table of relative positions too, since it is an embedding. Frozen parameters are left
+    out; a shared one is in one group only, the lowest. Groups have a name, from the input up.
+    Raises ValueError for rates or a decay out of range, or an architecture that `layer_stack` does
+    not know.
+    Howard & Ruder 2018 (discriminative fine-tuning), Clark et al. 2020 (ELECTRA).
+    Taught in notebook 04, section 2.
     """
     head_lr = base_lr if head_lr is None else head_lr
     for name, value in (("base_lr", base_lr), ("head_lr", head_lr), ("decay", decay)):
@@ -42,13 +45,8 @@ def layerwise_lr_groups(
         for depth, layer in enumerate(stack)
     ]
     placed = {id(parameter) for _, _, parameters in layers for parameter in parameters}
-    layers.append(
-        (
-            "heads",
-            head_lr,
-            [parameter for parameter in model.parameters() if id(parameter) not in placed],
-        )
-    )
+    heads = [parameter for parameter in model.parameters() if id(parameter) not in placed]
+    layers.append(("heads", head_lr, heads))
     groups = []
     for name, rate, parameters in layers:
         learning = [parameter for parameter in parameters if parameter.requires_grad]
@@ -57,16 +55,18 @@ def layerwise_lr_groups(
 
 
 def lr_table(groups: Iterable[dict]) -> pd.DataFrame:
-    """One row a layer, from the input up: name, lr, parameters (a count). Taught in notebook 04, section 2.
+    """One row a layer, from the input up: name, lr, parameters (a count).
 
-    groups: those of `layerwise_lr_groups`, or an optimizer's param_groups made from them; others raise ValueError.
+    groups: those of `layerwise_lr_groups`, or an optimizer's param_groups made from them; others
+    raise ValueError. Taught in notebook 04, section 2.
     """
     groups = list(groups)
     if not groups or not all(
         isinstance(group, dict) and {"layer", "lr", "params"} <= set(group) for group in groups
     ):
         raise ValueError(
-            f"groups must be those of layerwise_lr_groups, each with a layer and a rate; got {groups!r:.90}"
+            "groups must be those of layerwise_lr_groups, each with a layer and a rate; "
+            f"got {groups!r:.90}"
         )
     rows = [
         {
@@ -82,9 +82,11 @@ def lr_table(groups: Iterable[dict]) -> pd.DataFrame:
 
 
 def warmup_linear(optimizer: Optimizer, total_steps: int, warmup_fraction: float = 0.1) -> LambdaLR:
-    """A LambdaLR that raises every group's rate linearly from 0 over the first steps, then lowers it to 0 at total_steps.
+    """A LambdaLR that raises every group's rate linearly from 0, then lowers it.
 
-    Ratios between groups stay what they are. Raises ValueError for total_steps below 1 or a fraction outside [0, 1).
+    It rises over the first steps (warmup_fraction of all), then falls to 0 at total_steps. Ratios
+    between groups stay what they are.
+    Raises ValueError for total_steps below 1 or a fraction outside [0, 1).
     Devlin et al. 2019 (BERT), appendix A.2. Taught in notebook 02, section 5.
     """
     checks.instance("optimizer", optimizer, Optimizer)
@@ -101,7 +103,7 @@ def warmup_linear(optimizer: Optimizer, total_steps: int, warmup_fraction: float
 def default_optimizer(
     model: nn.Module, base_lr: float = 2e-4, decay: float = 0.9, head_lr: float = 1e-3
 ) -> Optimizer:
-    """AdamW as the series uses it: a rate per layer, and a larger one for the heads, which start new.
+    """AdamW as the series uses it: a rate per layer, a larger one for the heads, which start new.
 
     Raises ValueError if every parameter is frozen.
     """

@@ -27,7 +27,7 @@ from mtst_utils.frames import NO_LABEL, is_missing
 
 @dataclass(frozen=True)
 class Task:
-    """A classification task: its name, its labels in a fixed order, and its weight in the total loss.
+    """A classification task: its name, its labels in a fixed order, its weight in the total loss.
 
     A task owns whatever depends on its kind: the size of its head (`outputs`), how labels become a
     tensor (`encode`), the loss, what the head's output means (`probabilities`, `decode`) and the
@@ -43,9 +43,8 @@ class Task:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.instance(
-            "labels", self.labels, (tuple, list)
-        )  # a string would be taken for its letters
+        # A string would be taken for its letters.
+        checks.instance("labels", self.labels, (tuple, list))
         object.__setattr__(self, "labels", tuple(self.labels))
         if not isinstance(self.name, str) or not self.name or "." in self.name:
             raise ValueError(
@@ -91,7 +90,7 @@ class Task:
         return truth != NO_LABEL
 
     def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """Cross-entropy of logits [B, K] and truth [B]: a scalar, 0 where no sentence has a label."""
+        """Cross-entropy of logits [B, K] and truth [B]: a scalar, 0 if no sentence has a label."""
         total = cross_entropy(logits, truth, ignore_index=NO_LABEL, reduction="sum")
         # Divided by the number of labelled sentences, or by 1 if there is none: 0, not 0 / 0.
         return total / self.labelled(truth).sum().clamp(min=1)
@@ -114,7 +113,7 @@ class Task:
         """The head's output [N, K] -> what it says, in [N, K]: here a probability per label."""
         return logits.softmax(-1)
 
-    def decode(self, probabilities: np.ndarray) -> dict[str, list]:
+    def decode(self, probabilities: np.ndarray) -> dict[str, list | np.ndarray]:
         """Probabilities [N, K] -> the columns of `predict`: likeliest label, its probability."""
         best = [self.labels[i] for i in probabilities.argmax(1)]
         return {self.name: best, f"{self.name} probability": probabilities.max(1)}
@@ -167,7 +166,7 @@ class MultiLabelTask(Task):
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
 
-    def decode(self, probabilities: np.ndarray) -> dict[str, list]:
+    def decode(self, probabilities: np.ndarray) -> dict[str, list | np.ndarray]:
         said = [
             tuple(label for label, p in zip(self.labels, row, strict=True) if p > 0.5)
             for row in probabilities
@@ -225,11 +224,11 @@ class RegressionTask(Task):
         """The predicted numbers themselves, [N, 1]."""
         return logits
 
-    def decode(self, probabilities: np.ndarray) -> dict[str, list]:
+    def decode(self, probabilities: np.ndarray) -> dict[str, list | np.ndarray]:
         return {self.name: probabilities[:, 0]}
 
     def scores(self, truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-        """Mean absolute error, in the labels' unit, and Pearson's r; NaN where it has no meaning."""
+        """Mean absolute error, in the labels' unit, and Pearson's r; NaN if it has no meaning."""
         said = probabilities[:, 0]
         error = float(np.abs(said - truth).mean()) if len(truth) else float("nan")
         varies = len(truth) > 1 and np.ptp(truth) > 0 and np.ptp(said) > 0
@@ -311,14 +310,18 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
         return MultiTaskOutput(self.total_loss(losses), losses, logits, embeddings)
 
     def logits(self, embeddings: Tensor) -> dict[str, Tensor]:
-        """Embeddings [B, H] -> {task: [B, K]}: every training step and every prediction goes here."""
+        """Embeddings [B, H] -> {task: [B, K]}.
+
+        Every training step and every prediction goes here.
+        """
         # Heads are small: in bfloat16 they would lose digits, and save nothing.
         with torch.autocast(embeddings.device.type, enabled=False):
             return {name: head(embeddings.float()) for name, head in self.heads.items()}
 
     def total_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
         """{task: scalar} -> their weighted sum. The one place to change how tasks are combined."""
-        return sum(self.tasks[name].weight * value for name, value in losses.items())
+        weighted = (self.tasks[name].weight * value for name, value in losses.items())
+        return torch.as_tensor(sum(weighted))  # a tensor, also where there are no losses
 
     def _losses(
         self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], n: int
@@ -351,7 +354,10 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
     def probabilities(
         self, sentences: Iterable[str], precision: str = "auto"
     ) -> dict[str, np.ndarray]:
-        """N sentences -> {task name: float32 array [N, K]}, from one pass of `forward` for all tasks."""
+        """N sentences -> {task name: float32 array [N, K]}.
+
+        From one pass of `forward` for all tasks.
+        """
         sentences = checked_sentences(sentences)
         found = {
             name: np.empty((len(sentences), task.outputs), np.float32)
@@ -363,19 +369,22 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
         return found
 
     def predict(self, sentences: str | Iterable[str]) -> pd.DataFrame:
-        """N sentences -> a frame of N rows: text, and per task its label and the label's probability.
+        """N sentences -> a frame of N rows: text, and per task its label and its probability.
 
         A regression task gives its number, a multi-label task the tuple of its labels.
         """
         sentences = checked_sentences([sentences] if isinstance(sentences, str) else sentences)
-        table = {"text": sentences}
+        table: dict[str, list | np.ndarray] = {"text": sentences}
         for name, probabilities in self.probabilities(sentences).items():
             table |= self.tasks[name].decode(probabilities)
         return pd.DataFrame(table)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **options) -> "MultiTaskModel":
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, **options
+    ) -> "MultiTaskModel":
         """A saved model, from a folder or from the hub by name. ValueError for what is neither."""
+        name = pretrained_model_name_or_path
         try:
             return super().from_pretrained(name, **options)
         except (HFValidationError, OSError) as error:

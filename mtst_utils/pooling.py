@@ -12,8 +12,8 @@ from mtst_utils import checks
 def masked_mean(token_embeddings: Tensor, attention_mask: Tensor) -> Tensor:
     """Average each sentence's token vectors over its real tokens.
 
-    token_embeddings [B, T, H], attention_mask [B, T] (1 = real token, 0 = padding); returns [B, H] in float32.
-    Raises ValueError when the shapes do not fit or a sentence has no real token.
+    token_embeddings [B, T, H], attention_mask [B, T] (1 = real token, 0 = padding); returns [B, H]
+    in float32. Raises ValueError when the shapes do not fit or a sentence has no real token.
     Reimers & Gurevych 2019 (Sentence-BERT), section 3. Taught in notebook 01, section 3.
     """
     mask = _checked_mask(token_embeddings, attention_mask)
@@ -21,7 +21,10 @@ def masked_mean(token_embeddings: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def masked_max(token_embeddings: Tensor, attention_mask: Tensor) -> Tensor:
-    """The largest value of each dimension over the real tokens; shapes and errors as in masked_mean."""
+    """The largest value of each dimension over the real tokens.
+
+    Shapes and errors as in masked_mean.
+    """
     mask = _checked_mask(token_embeddings, attention_mask)
     return token_embeddings.float().masked_fill(mask == 0, -torch.inf).amax(1)
 

@@ -10,7 +10,10 @@ import torch
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """True where bfloat16 arithmetic is in the hardware; elsewhere it is emulated, and very slow."""
+    """True where bfloat16 arithmetic is in the hardware.
+
+    Elsewhere it is emulated, and very slow.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     able = torch.cpu.get_capabilities()
@@ -20,9 +23,9 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def wants_bfloat16(precision: str, device: torch.device) -> bool:
-    """What "float32", "bfloat16" or "auto" comes to on this device; "auto" logs its choice once (level INFO).
+    """What "float32", "bfloat16" or "auto" comes to on this device: True for bfloat16.
 
-    Raises ValueError for any other word.
+    "auto" logs its choice once (level INFO). Raises ValueError for any other word.
     """
     if precision not in ("float32", "bfloat16", "auto"):
         raise ValueError(f"precision must be 'float32', 'bfloat16' or 'auto'; got {precision!r}")
@@ -45,7 +48,10 @@ def _log_once(message: str) -> None:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """A context manager for "float32", "bfloat16" or "auto" on this device. ValueError for any other word."""
+    """A context manager for "float32", "bfloat16" or "auto" on this device.
+
+    Raises ValueError for any other word.
+    """
     return torch.autocast(
         device.type, dtype=torch.bfloat16, enabled=wants_bfloat16(precision, device)
     )

@@ -15,16 +15,19 @@ from torch.optim import Optimizer
 class Processes:
     """rank, size: this process's number and how many there are; device: where it computes.
 
-    A single process needs nothing of accelerate but its device: no model is wrapped, no setting kept.
+    A single process needs nothing of accelerate but its device: no model is wrapped, no setting
+    kept.
     """
 
     def __init__(self) -> None:
         on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
         state = PartialState(cpu=on_cpu)
         self.rank, self.size, self.device = state.process_index, state.num_processes, state.device
-        self.is_main, self.accelerator, self._learning = state.is_main_process, None, None
+        self.is_main = state.is_main_process
+        self.accelerator: Accelerator | None = None
+        self._learning: list[int] | None = None
         if self.size > 1:
-            # Each has parts without a gradient: a task it has no label of, the backbone's own pooler.
+            # Each has parts without a gradient: a task it has no label of, the backbone's pooler.
             unused = DistributedDataParallelKwargs(find_unused_parameters=True)
             self.accelerator = Accelerator(kwargs_handlers=[unused])
 
@@ -39,7 +42,7 @@ class Processes:
 
         Made anew when other parameters learn than before.
         """
-        if self.size == 1 or not learning:
+        if self.accelerator is None or not learning:
             return _WithPrecision(module, autocast), optimizer
         stage = [id(parameter) for parameter in learning]
         if stage != self._learning:
@@ -49,7 +52,7 @@ class Processes:
 
     def backward(self, module: Callable, loss: Tensor, is_last_part: bool) -> None:
         """Add up the gradients; only with a batch's last part are they exchanged."""
-        if self.size == 1:
+        if self.accelerator is None:
             loss.backward()
             return
         waits = nullcontext() if is_last_part else self.accelerator.no_sync(module)
@@ -58,11 +61,11 @@ class Processes:
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over processes."""
-        return values if self.size == 1 else self.accelerator.reduce(values, "mean")
+        return values if self.accelerator is None else self.accelerator.reduce(values, "mean")
 
 
 class _WithPrecision(nn.Module):
-    """A module called in the precision that `fit` was asked for, whatever accelerate wraps around."""
+    """A module called in the precision `fit` was asked for, whatever accelerate wraps around."""
 
     def __init__(self, module: nn.Module, autocast: Callable[[], AbstractContextManager]) -> None:
         super().__init__()

@@ -22,9 +22,8 @@ from tqdm.auto import tqdm
 from mtst_utils import checks
 from mtst_utils.acceleration import Acceleration
 from mtst_utils.checkpoints import Checkpoint, fingerprint
-from mtst_utils.encoder import checked_sentences
 from mtst_utils.evaluation import evaluate
-from mtst_utils.frames import Batch, TrainingData, encode_labels
+from mtst_utils.frames import Batch, TrainingData
 from mtst_utils.freezing import frozen_as_before
 from mtst_utils.learning_rates import default_optimizer, warmup_linear
 from mtst_utils.multitask import MultiTaskOutput
@@ -55,28 +54,30 @@ def fit(
     train, valid: frames with the column text and one column of labels per task (None: no label).
     batch_size: sentences a step, over all processes. parts: forward passes that a step's sentences
         are cut into; more need less memory, and change nothing else (gradient accumulation).
-    optimizer: default `default_optimizer(model)`. scheduler: gets it and the number of steps; default
-        `warmup_linear`, up over the first tenth of the steps, then down to 0.
+    optimizer: default `default_optimizer(model)`. scheduler: gets it and the number of steps;
+        default `warmup_linear`, up over the first tenth of the steps, then down to 0.
     clip_norm: the longest a gradient may be. seed: order and dropout; the same one gives the same
         weights. callbacks: see `Callback`. precision: "auto" (bfloat16 where the hardware has it),
         "float32", "bfloat16".
     checkpoint: a folder; the run's state is written there, and if it holds one of the same run,
         training goes on from it. acceleration: False leaves out what only makes it faster.
     The model is changed by being trained, and in no other way, also when this is interrupted.
-    Raises ValueError for a missing column, an unknown label, an empty frame; FloatingPointError for a
-    loss that is not a number. Taught in notebook 02, section 5.
+    Raises ValueError for a missing column, an unknown label, an empty frame; FloatingPointError for
+    a loss that is not a number. Taught in notebook 02, section 5.
     """
     check_options(epochs, batch_size, clip_norm, parts, seed, callbacks, optimizer)
     processes = Processes()  # one, unless torchrun or accelerate launch started several
     model.to(processes.device)
-    data = TrainingData(model, train, batch_size, seed, processes.rank, processes.size, parts)
-    check_validation(model, valid)
+    share = {"rank": processes.rank, "size": processes.size, "parts": parts}
+    data = TrainingData(model, train, batch_size, seed, **share, valid=valid)
     run = Run(model, optimizer, scheduler, epochs, data, processes, callbacks, precision)
     run.clip_norm, run.validates = clip_norm, valid is not None
     run.acceleration = Acceleration(model, data.ids, run.autocast, acceleration)
-    settings = {"epochs": epochs, "batch_size": batch_size, "parts": parts, "clip_norm": clip_norm}
-    settings |= {"seed": seed, "precision": precision, "processes": processes.size}
-    same_run = fingerprint(run, train, valid, **settings) if checkpoint is not None else None
+    same_run = None
+    if checkpoint is not None:
+        settings = {"epochs": epochs, "batch_size": batch_size, "parts": parts, "seed": seed}
+        settings |= {"clip_norm": clip_norm, "processes": processes.size}
+        same_run = fingerprint(run, train, valid, precision=precision, **settings)
 
     with run.training_mode():
         run.tell("on_start")
@@ -107,7 +108,7 @@ def fit(
 def step(run: "Run", batch: Batch) -> None:
     """One step: forward, loss, backward, clip, optimizer, schedule."""
     run.begin_step()
-    totals = {}
+    totals: dict[str, Tensor] = {}
     for part in batch.parts:
         output = run.forward(part)
         losses, loss = run.share_of_batch(output, part, batch)
@@ -128,9 +129,9 @@ def step(run: "Run", batch: Batch) -> None:
 class Run:
     """What a training run has come to: handed to callbacks, kept by checkpoints.
 
-    For callbacks: see `Callback`. Besides, one that freezes or unfreezes says in `unchanged_from` and
-    `unchanged_until` between which steps it does not: so a cache of what is frozen is only filled
-    where that pays.
+    For callbacks: see `Callback`. Besides, one that freezes or unfreezes says in `unchanged_from`
+    and `unchanged_until` between which steps it does not: so a cache of what is frozen is only
+    filled where that pays.
     """
 
     def __init__(
@@ -153,8 +154,12 @@ class Run:
         self.unchanged_from, self.unchanged_until = 0, self.total_steps
         self.optimizer = optimizer if optimizer is not None else default_optimizer(model)
         self.scheduler = scheduler(self.optimizer, self.total_steps)
-        self.step, self.epoch, self.history, self.stop = 0, 0, [], False
-        self.progress = None
+        self.step, self.epoch, self.stop = 0, 0, False
+        self.history: list[dict[str, float]] = []
+        # What `fit` sets.
+        self.clip_norm, self.validates = 1.0, False
+        self.acceleration = Acceleration(model, data.ids, self.autocast, enabled=False)
+        self.progress = tqdm(disable=True)
 
     @contextlib.contextmanager
     def training_mode(self) -> Iterator[None]:
@@ -167,8 +172,7 @@ class Run:
         finally:
             self.clear_gradients()
             self.model.eval()
-            if self.progress is not None:
-                self.progress.close()
+            self.progress.close()
 
     def tell(self, event: str) -> None:
         """Call the callbacks that have a method of this name."""
@@ -182,14 +186,14 @@ class Run:
         self.learning = [p for p in self.model.parameters() if p.requires_grad]
         unchanged = self.unchanged_until - self.unchanged_from
         self.acceleration.begin_step(self.learning, unchanged, self.steps_per_epoch)
-        # Seeded anew each step: dropout depends on seed, step and process, so that going on is exact.
+        # Seeded anew each step: dropout depends on seed, step, process, so that going on is exact.
         seed = hash((self.data.seed, self.step, self.processes.rank)) % 2**63
         is_gpu = self.processes.device.type == "cuda"
         # Not torch.manual_seed: asking every kind of device costs more than a step of small heads.
         (torch.cuda if is_gpu else torch.default_generator).manual_seed(seed)
 
     def forward(self, rows: list[int]) -> MultiTaskOutput:
-        """Losses and logits of some rows, from the model, or from a view of it that skips the cached."""
+        """Losses and logits of some rows, from the model or a view of it that skips the cached."""
         inputs = self.model.encoder.collate([self.data.ids[i] for i in rows])
         view = self.acceleration.view(rows, inputs)
         self.module, self.prepared_optimizer = self.processes.prepare(
@@ -204,6 +208,8 @@ class Run:
         self, output: MultiTaskOutput, rows: list[int], batch: Batch
     ) -> tuple[Mapping[str, Tensor], Tensor]:
         """The losses of a part of a batch, weighed so that all parts add up to the batch's mean."""
+        if output.losses is None or output.loss is None:
+            raise TypeError("the model's forward was given labels, and returned no loss or losses")
         if len(rows) == len(batch.rows):
             return output.losses, output.loss
         losses = {}
@@ -213,16 +219,19 @@ class Run:
         return losses, self.model.total_loss(losses)
 
     def finite(self, values: Mapping[str, Tensor]) -> dict[str, float]:
-        """The numbers, averaged over processes; raises FloatingPointError if one is NaN or infinite."""
+        """The numbers, averaged over processes.
+
+        Raises FloatingPointError if one is NaN or infinite.
+        """
         means = self.processes.mean(torch.stack([*values.values()])).tolist()
         numbers = dict(zip(values, means, strict=True))
         for name, value in reversed(numbers.items()):  # the tasks' before their sum
             if not math.isfinite(value):
                 what = f"the loss of task {name!r}" if name in self.model.tasks else f"the {name}"
                 raise FloatingPointError(
-                    f"step {self.step + 1} of {self.total_steps}: {what} is {value}. The model is as "
-                    "before this step. Try a smaller learning rate, precision='float32', or look for "
-                    "labels out of range"
+                    f"step {self.step + 1} of {self.total_steps}: {what} is {value}. The model is "
+                    "as before this step. Try a smaller learning rate, precision='float32', or "
+                    "look for labels out of range"
                 )
         return numbers
 
@@ -291,10 +300,3 @@ def check_options(epochs, batch_size, clip_norm, parts, seed, callbacks, optimiz
     checks.whole("seed", seed, "from 0 on", lambda v: v >= 0)
     checks.instance("callbacks", callbacks, (list, tuple))
     checks.instance("optimizer", optimizer, (Optimizer, type(None)))
-
-
-def check_validation(model, valid: pd.DataFrame | None) -> None:
-    """Raises TypeError or ValueError now, and not at the end of an epoch."""
-    if valid is not None:
-        encode_labels(model, valid)
-        checked_sentences(valid["text"], "text")
