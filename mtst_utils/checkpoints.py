@@ -35,6 +35,8 @@ def fingerprint(run, train: pd.DataFrame, valid: pd.DataFrame | None, **settings
         kept = {name: value for name, value in group.items() if name not in ("params", "lr")}
         groups.append({"initial_lr": group["lr"]} | kept | {"parameters": len(group["params"])})
     facts = settings | {
+        "precision": run.precision,
+        "clip_norm": run.clip_norm,
         "starting weights": _hash_of(model.state_dict()),
         "what is frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
         "encoder": [type(encoder).__name__, encoder.pooling, encoder.normalize, encoder.max_length],

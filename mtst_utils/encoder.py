@@ -245,7 +245,7 @@ class SentenceEncoder(nn.Module):
 
 
 def _merged(backbone: PreTrainedModel) -> PreTrainedModel:
-    """The backbone itself; under LoRA (peft) a copy whose weights hold what adapters have learned."""
+    """The backbone; under LoRA (peft) a copy whose weights hold what its adapters have learned."""
     if not any(hasattr(part, "get_base_layer") for part in backbone.modules()):
         return backbone
     merged = copy.deepcopy(backbone)

@@ -148,6 +148,7 @@ class TrainingData:
         valid: pd.DataFrame | None = None,
     ) -> None:
         self.labels, sentences = _labels_and_sentences(model, frame)
+        self.validates = valid is not None
         if valid is not None:
             _labels_and_sentences(model, valid)  # now, and not at the end of an epoch
         if not any(model.tasks[name].labelled(t).any() for name, t in self.labels.items()):

@@ -70,14 +70,23 @@ def fit(
     model.to(processes.device)
     share = {"rank": processes.rank, "size": processes.size, "parts": parts}
     data = TrainingData(model, train, batch_size, seed, **share, valid=valid)
-    run = Run(model, optimizer, scheduler, epochs, data, processes, callbacks, precision)
-    run.clip_norm, run.validates = clip_norm, valid is not None
-    run.acceleration = Acceleration(model, data.ids, run.autocast, acceleration)
+    run = Run(
+        model,
+        optimizer,
+        scheduler,
+        epochs,
+        data,
+        processes,
+        callbacks,
+        precision,
+        clip_norm,
+        acceleration,
+    )
     same_run = None
     if checkpoint is not None:
         settings = {"epochs": epochs, "batch_size": batch_size, "parts": parts, "seed": seed}
-        settings |= {"clip_norm": clip_norm, "processes": processes.size}
-        same_run = fingerprint(run, train, valid, precision=precision, **settings)
+        settings |= {"processes": processes.size}
+        same_run = fingerprint(run, train, valid, **settings)
 
     with run.training_mode():
         run.tell("on_start")
@@ -144,21 +153,22 @@ class Run:
         processes: Processes,
         callbacks: Sequence = (),
         precision: str = "auto",
+        clip_norm: float = 1.0,
+        acceleration: bool = True,
     ) -> None:
         self.model, self.data, self.processes = model, data, processes
         self.callbacks, self.is_main = callbacks, processes.is_main
         self.autocast = partial(autocast, precision, processes.device)
         self.autocast()  # an unknown precision is refused now
-        self.precision, self.steps_per_epoch = precision, data.steps_per_epoch
+        self.precision, self.clip_norm, self.validates = precision, clip_norm, data.validates
+        self.steps_per_epoch = data.steps_per_epoch
         self.total_steps = epochs * data.steps_per_epoch
         self.unchanged_from, self.unchanged_until = 0, self.total_steps
         self.optimizer = optimizer if optimizer is not None else default_optimizer(model)
         self.scheduler = scheduler(self.optimizer, self.total_steps)
         self.step, self.epoch, self.stop = 0, 0, False
         self.history: list[dict[str, float]] = []
-        # What `fit` sets.
-        self.clip_norm, self.validates = 1.0, False
-        self.acceleration = Acceleration(model, data.ids, self.autocast, enabled=False)
+        self.acceleration = Acceleration(model, data.ids, self.autocast, acceleration)
         self.progress = tqdm(disable=True)
 
     @contextlib.contextmanager
