@@ -100,17 +100,17 @@ def similarity_map(similarities, sentences, title, ax=None):
     count = len(sentences)
     step = -(-count // 60)  # beyond sixty rows not every sentence can be named
     names = [f"{_label(sentence)}  {row}" for row, sentence in enumerate(sentences, 1)][::step]
-    side = min(max(1.8, 0.45 * min(count, 12), 0.2 * count), 12)
-    ax = _axes(ax, side + 1.8 + 0.085 * max(map(_letters, names)), side + 1)
-    small = {"fontsize": 11 if count <= 12 else 8}
+    size, letter = (11, 0.085) if count <= 12 else (8, 0.062)  # of the font, and inches a letter
+    side = min(max(1.8, 0.45 * min(count, 12), 0.17 * count), 10)
+    ax = _axes(ax, side + 1.8 + letter * max(map(_letters, names)), side + 1)
     image = ax.imshow(similarities, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     if count <= 12:
         for (row, column), value in np.ndenumerate(similarities):
             color = "white" if value > 0.6 else "black"
             ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color=color)
     ax.set(title=title, xlabel="sentence, from above")
-    ax.set_xticks(range(0, count, step), range(1, count + 1, step), **small)
-    ax.set_yticks(range(0, count, step), names, fontfamily=_families(), **small)
+    ax.set_xticks(range(0, count, step), range(1, count + 1, step), fontsize=size)
+    ax.set_yticks(range(0, count, step), names, fontfamily=_families(), fontsize=size)
     ax.tick_params(length=0)
     ax.figure.colorbar(image, ax=ax, extend="min", label="cosine similarity")
     return ax
