@@ -10,7 +10,7 @@ from conftest import tiny_backbone, tiny_tokenizer
 from test_transfer import tiny  # noqa: F401 (a fixture: every study on a tiny backbone)
 
 import mtst_utils as mtst
-from mtst_utils.experiments import layer_rates, notebook, results, studies
+from mtst_utils.experiments import layer_rates, results, studies
 
 
 @pytest.fixture
@@ -99,23 +99,6 @@ def test_grid(tmp_path, monkeypatch):
     assert cells.effect.tolist() == pytest.approx([0.11, 0.11])
     assert (cells.seeds == 3).all()
     assert ((cells.low > 0.08) & (cells.high < 0.14)).all()
-
-
-def test_a_control_draws_once_where_nobody_moves_it(monkeypatch):
-    drawn = []
-    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    notebook.control(lambda **values: drawn.append(values), {"decay": 0.95}, decay=[1, 0.95])
-    assert drawn == [{"decay": 0.95}]
-    monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
-    redraw = notebook.control(lambda **values: drawn.append(values), {"decay": 0.95}, decay=[1, 0.95])
-    slider = redraw.widget.children[0]
-    assert slider.options == (1, 0.95)
-    slider.value = 1
-    assert drawn[-1] == {"decay": 1}
-    redraw = notebook.control(lambda **values: drawn.append(values), {"sentence": "one", "decay": 1}, decay=[1, 0.95])
-    field = redraw.widget.children[0]
-    field.value = "another"
-    assert drawn[-1] == {"sentence": "another", "decay": 1}
 
 
 def test_committed_grids_are_whole():

@@ -1,6 +1,9 @@
 """Every figure draws what it is given, with a title and named axes."""
 
+import base64
 import inspect
+import io
+import itertools
 
 import matplotlib as mpl
 
@@ -10,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from mtst_utils.experiments import plots
 
@@ -21,6 +25,7 @@ GRID = pd.DataFrame([[0.1, 0.2], [0.3, 0.4]], index=pd.Index([1, 0.5], name="dec
 DRAWN = {
     "token_grid": ([["a", "b"], ["c", "[PAD]"]], [[1, 1], [1, 0]], "T"),
     "similarity_heatmap": (np.eye(4), ["x", "x", "y", "y"], "T"),
+    "similarity_map": (np.eye(4), ["a", "$5 and $6", "c" * 300, "電車"], "T"),
     "embedding_map": (np.arange(8).reshape(4, 2), ["x", "x", "y", "y"], "T"),
     "bars_with_intervals": (EFFECTS.rename(columns={"effect": "value"}), "T", "score"),
     "lines": (pd.DataFrame({"a": [1, 2], "b": [2, 1]}), "T", "x", "y"),
@@ -89,6 +94,55 @@ def test_heatmap_writes_its_values_or_the_texts_given():
     axes = plots.heatmap(table, "T", "x", "label", 1, texts=table.map(lambda v: f"{v}*"))
     assert axes.texts[0].get_text() == "0.1*"
     assert axes.images[0].get_clim() == (-1, 1)
+
+
+SENTENCES = {
+    "one": ["One."],
+    "two": ["One.", "Two."],
+    "forty": [f"Sentence {i}." for i in range(40)],
+    "two hundred": [f"Sentence {i}." for i in range(200)],
+    "long": ["and so on " * 300, "x" * 2000],
+    "money": ["$5 and $6", r"a_b^c \alpha $x$", "100 % {braces} <b>"],
+    "scripts": ["電車がまた遅れました。", "한국어", "العربية", "ไทย हिन्दी", "🙂 ❤️", "a\tb\x00\u200d"],
+    "the same twice": ["Same.", "Same."],
+}
+
+
+@pytest.mark.parametrize("sentences", SENTENCES.values(), ids=SENTENCES)
+def test_similarity_map_of_whatever_is_typed(sentences):
+    axes = plots.similarity_map(np.eye(len(sentences)), sentences, "T")
+    axes.figure.canvas.draw()  # any warning, of a glyph for instance, would be an error here
+    assert (axes.figure.get_size_inches() < (20, 16)).all()
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert 1 <= len(names) <= 60
+    assert max(map(len, names)) < 70
+    assert len(axes.texts) == (len(sentences) ** 2 if len(sentences) <= 12 else 0)
+    boxes = [box.get_window_extent() for box in axes.get_yticklabels()]
+    assert all(above.y0 >= below.y1 - 3 for above, below in itertools.pairwise(boxes))  # none on another
+
+
+def test_what_no_font_can_draw_is_a_box(monkeypatch):
+    monkeypatch.setattr(plots, "_drawable", lambda: set(map(ord, "abc $")))
+    assert plots._label("a  b\n電 $c") == r"a b □ \$c"
+
+
+def test_a_font_that_is_not_there_is_not_asked_for(monkeypatch):
+    monkeypatch.setattr(plots, "WIDE_FONTS", ("No Such Font",))
+    assert plots._families.__wrapped__() == ["DejaVu Sans"]
+
+
+def test_figures_are_stored_with_a_palette():
+    for kind, colors in (("lines", 40), ("similarity_heatmap", 128)):
+        image = Image.open(io.BytesIO(base64.b64decode(plots._palette_png(getattr(plots, kind)(*DRAWN[kind]).figure))))
+        assert image.mode == "P"
+        assert len(image.getcolors()) <= colors
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_layer_rates_on_a_fixed_axis():
+    table = pd.DataFrame({"name": ["embeddings", "heads"], "lr": [1e-5, 1e-3]})
+    assert plots.layer_rates({"a": table}, "T", limits=(1e-7, 1e-3)).get_xlim() == (1e-7, 1e-3)
+    assert plots.layer_rates({"a": table}, "T").get_xlim() != (1e-7, 1e-3)
 
 
 def test_layer_rates_has_the_input_at_the_bottom():

@@ -82,9 +82,7 @@ def _archive(folder):
     folder = DATA / "rated_sentences" if folder is None else Path(folder)
     archive = folder / ARCHIVE
     if not archive.is_file():
-        print(
-            f"Fetching the rated-sentences corpus (2.4 MB, once) into {folder.name}/ ...", file=sys.stderr, flush=True
-        )
+        print(f"Fetching the rated-sentences corpus (2.4 MB, once) into {folder.name}/ ...", flush=True)
         _fetch(archive)
     if sha256(archive) != ARCHIVE_SHA256:
         raise CorpusNotAvailable(f"{archive} is not the published archive (SHA-256 differs). Delete it and call again.")

@@ -1,10 +1,18 @@
 """Every figure of the series, one function each, in one style. Each draws on `ax` (or a new one) and returns it."""
 
+import io
+import sys
+import unicodedata
+from base64 import b64encode
+from functools import cache
 from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, fontManager, get_font
 from matplotlib.ticker import LogLocator, NullLocator
+from PIL import Image
 
 # Okabe & Ito's palette: told apart without colour vision, in print, and on a projector.
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
@@ -16,6 +24,30 @@ STYLE = {
     "axes.prop_cycle": plt.cycler(color=COLORS), "figure.max_open_warning": 0,
 }  # fmt: skip
 plt.rcParams.update(STYLE)
+# For scripts that matplotlib's own font lacks: the first of these that is installed (Linux, macOS, Windows).
+WIDE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "Yu Gothic", "Microsoft YaHei", "Arial Unicode MS")  # fmt: skip
+
+
+def _palette_png(figure):
+    """A figure as PNG in base64 with a palette of its own colours: a quarter of the size, and hardly told from the whole."""
+    colors = (
+        128 if any(axes.images for axes in figure.axes) else 40
+    )  # a heat map has more shades than lines and letters
+    figure.savefig(whole := io.BytesIO(), format="png", dpi=figure.dpi, bbox_inches="tight")
+    palette = Image.open(whole).convert("RGB").quantize(colors, kmeans=3)
+    palette.save(small := io.BytesIO(), format="png", optimize=True)
+    return b64encode(small.getvalue()).decode()
+
+
+def _store_small():
+    """In a notebook, store figures so, whichever tool runs it: hosting pages show no notebook above 500 KB."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None and "inline" in plt.get_backend():
+        plt.switch_backend(plt.get_backend())  # now: at the first figure it would set anew how figures are stored
+        shell.display_formatter.formatters["image/png"].for_type(Figure, _palette_png)
+
+
+_store_small()
 
 
 def _axes(ax, width, height):
@@ -61,6 +93,54 @@ def similarity_heatmap(similarities, groups, title, ax=None):
         ax.axvline(edge - 0.5, color="white", linewidth=1)
     ax.figure.colorbar(image, ax=ax, shrink=0.8, extend="max", label="cosine similarity")
     return ax
+
+
+def similarity_map(similarities, sentences, title, ax=None):
+    """Cosine similarities [N, N] of N sentences of any length and script, in the order given from above."""
+    count = len(sentences)
+    step = -(-count // 60)  # beyond sixty rows not every sentence can be named
+    names = [f"{_label(sentence)}  {row}" for row, sentence in enumerate(sentences, 1)][::step]
+    size, letter = (11, 0.085) if count <= 12 else (8, 0.062)  # of the font, and inches a letter
+    side = min(max(1.8, 0.45 * min(count, 12), 0.17 * count), 10)
+    ax = _axes(ax, side + 1.8 + letter * max(map(_letters, names)), side + 1)
+    image = ax.imshow(similarities, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    if count <= 12:
+        for (row, column), value in np.ndenumerate(similarities):
+            color = "white" if value > 0.6 else "black"
+            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color=color)
+    ax.set(title=title, xlabel="sentence, from above")
+    ax.set_xticks(range(0, count, step), range(1, count + 1, step), fontsize=size)
+    ax.set_yticks(range(0, count, step), names, fontfamily=_families(), fontsize=size)
+    ax.tick_params(length=0)
+    ax.figure.colorbar(image, ax=ax, extend="min", label="cosine similarity")
+    return ax
+
+
+def _label(text, letters=48):
+    """Anyone's text as a label: one line, not too long, `$` as a dollar, and a box for what no font here can draw."""
+    text = " ".join(text.split())
+    text = text if len(text) <= letters else text[: letters - 1] + "…"
+    drawn = (character if ord(character) in _drawable() else "□" for character in text)
+    return "".join(drawn).replace("$", r"\$")
+
+
+def _letters(text):
+    """The length of a text in Latin letters: Chinese and Japanese ones are twice as wide."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+@cache
+def _families():
+    """matplotlib's font and, where one is installed, one more for what that lacks. A name that is not there would warn."""
+    installed = {font.name for font in fontManager.ttflist}
+    return [plt.rcParams["font.sans-serif"][0], *[name for name in WIDE_FONTS if name in installed][:1]]
+
+
+@cache
+def _drawable():
+    """The characters, as numbers, that `_families` has."""
+    paths = [fontManager.findfont(FontProperties(family=name)) for name in _families()]
+    return set().union(*(get_font(path).get_charmap() for path in paths))
 
 
 def embedding_map(points, groups, title, ax=None):
@@ -213,8 +293,11 @@ def trade_off(x, y, title, xlabel, ylabel, ax=None):
     return ax
 
 
-def layer_rates(tables, title, ax=None):
-    """The rate of every layer, drawn as the network stands: input at the bottom. tables: {name: lr_table(groups)}."""
+def layer_rates(tables, title, ax=None, limits=None):
+    """The rate of every layer, drawn as the network stands: input at the bottom. tables: {name: lr_table(groups)}.
+
+    limits: the lowest and the highest rate of the axis; without, it follows the rates.
+    """
     layers = list(next(iter(tables.values()))["name"])
     ax = _axes(ax, 7.6, 0.3 * len(layers) + 1.4)
     for color, marker, (name, table) in zip(COLORS, "osD^vPX*", tables.items(), strict=False):
@@ -224,6 +307,7 @@ def layer_rates(tables, title, ax=None):
     ax.set(title=title, xlabel="learning rate, log scale", xscale="log", ylim=(-0.7, len(layers) - 0.5))
     ax.set_yticks(range(len(layers)), layers)
     ax.margins(x=0.1)
+    ax.set_xlim(limits)
     low, high = ax.get_xlim()
     ticks = (1, 3) if high > 50 * low else (1, 2, 3, 5, 7)
     ax.xaxis.set(major_locator=LogLocator(subs=ticks), major_formatter="{x:g}", minor_locator=NullLocator())
