@@ -70,18 +70,8 @@ def fit(
     model.to(processes.device)
     share = {"rank": processes.rank, "size": processes.size, "parts": parts}
     data = TrainingData(model, train, batch_size, seed, **share, valid=valid)
-    run = Run(
-        model,
-        optimizer,
-        scheduler,
-        epochs,
-        data,
-        processes,
-        callbacks,
-        precision,
-        clip_norm,
-        acceleration,
-    )
+    how = precision, clip_norm, acceleration
+    run = Run(model, optimizer, scheduler, epochs, data, processes, callbacks, *how)
     same_run = None
     if checkpoint is not None:
         settings = {"epochs": epochs, "batch_size": batch_size, "parts": parts, "seed": seed}

@@ -1,6 +1,7 @@
 """What the cells of a notebook show: controls for a person who runs it, sentences that are fit for a class."""
 
 import codecs
+import inspect
 import os
 import re
 import warnings
@@ -27,6 +28,13 @@ def presentable(frame, column="text"):
     For what is shown, never for what is trained or scored on. Taught in notebook 01, section 7.
     """
     return frame[~frame[column].str.contains(UNFIT)]
+
+
+def show_source(*things):
+    """The source of functions and classes as a cell's output: the code that runs, not a copy of it."""
+    from IPython.display import Markdown
+
+    return Markdown("```python\n" + "\n\n".join(map(inspect.getsource, things)) + "```")
 
 
 def control(draw, start, **options):
