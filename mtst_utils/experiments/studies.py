@@ -148,8 +148,8 @@ FORGETTING_HARD = ("head A frozen", "distillation, weight 0.3", "replay", "L2 to
 LABELS_RECIPES = {
     "backbone frozen": {"recipe": "backbone frozen"},
     "backbone frozen, regularised": {"recipe": "backbone frozen, regularised"},
-    "two-block probe": {"recipe": "two-block probe"},  # C = 0.01, fixed beforehand; what validation prefers, below
-    "two-block probe, C 0.001": {"recipe": "two-block probe", "c": 1e-3},
+    "two-block probe": {"recipe": "two-block probe"},  # C = 0.01 was fixed beforehand
+    "two-block probe, C 0.001": {"recipe": "two-block probe", "c": 1e-3},  # what validation prefers: labels_tuning
     "everything trained": {"recipe": "everything trained"},
 }
 
@@ -198,18 +198,9 @@ STUDIES = {
         if n or "regularised" not in recipe
     },
     "labels_tuning": {
-        **{
-            f"two-block probe, C {c:g}, {n}": partial(labels_run, n=n, recipe="two-block probe", c=c, tuning=True)
-            for n in (32, 128, 512)
-            for c in (1e-4, 1e-3, 1e-2, 1e-1, 1)
-        },
-        **{
-            f"everything trained, rate {lr:g}, {n}": partial(
-                labels_run, n=n, recipe="everything trained", lr=lr, tuning=True
-            )
-            for n in (32, 128)
-            for lr in (5e-5, 1e-4, 2e-4, 5e-4)
-        },
+        f"two-block probe, C {c:g}, {n}": partial(labels_run, n=n, recipe="two-block probe", c=c, tuning=True)
+        for n in (32, 128, 512)
+        for c in (1e-4, 1e-3, 1e-2, 1e-1, 1)
     },
     "forgetting": {how: partial(forgetting_run, how=how) for how in FORGETTING},
     "forgetting_hard": {how: partial(forgetting_run, how=how, source="movie review") for how in FORGETTING_HARD},

@@ -240,7 +240,7 @@ def two_block_scores(backbone, frame, asked, c):
     return metrics
 
 
-def labels_run(backbone, seed, scale, n, recipe, c=0.01, lr=2e-4, tuning=False):
+def labels_run(backbone, seed, scale, n, recipe, c=0.01, tuning=False):
     """Frozen backbone or everything trained, on n labelled sentences; scores on test, and on (1,000 of) the training rows.
 
     tuning: on other draws of training sentences, with scores on validation in place of test.
@@ -260,7 +260,7 @@ def labels_run(backbone, seed, scale, n, recipe, c=0.01, lr=2e-4, tuning=False):
     if recipe == "backbone frozen":
         train_heads(model, frame, seed)
     else:
-        train(model, frame, LABELS[n] if scale == "full" else 1, seed, lr=lr)
+        train(model, frame, LABELS[n] if scale == "full" else 1, seed, lr=2e-4)
     return len(frame), scores(model, rows, prefix) | scores(model, some, "training, ")
 
 
