@@ -27,8 +27,8 @@ def test_all_claims_are_there():
     assert (
         list(LEDGER.columns) == "number claim experiment backbone effect unit low high seeds verdict notebook".split()
     )
-    assert LEDGER[LEDGER.backbone == DEFAULT].number.tolist() == list(range(1, 27))
-    assert set(LEDGER.verdict) <= {"holds", "holds partly", "does not hold here", "not distinguishable"}
+    assert LEDGER[LEDGER.backbone == DEFAULT].number.drop_duplicates().tolist() == list(range(1, 27))
+    assert set(LEDGER.verdict) <= {"holds", "holds partly", "depends", "does not hold here", "not distinguishable"}
     for notebook in LEDGER.notebook:
         assert len(list((ROOT / "notebooks").glob(f"{notebook[:2]}_*.ipynb"))) == 1
 
@@ -55,6 +55,20 @@ def test_the_verdict_is_what_the_interval_says(row):
         assert row.low <= nothing <= row.high
     elif row.verdict == "does not hold here":
         assert row.high <= nothing
+
+
+def test_depends_is_two_settings_with_opposite_clear_signs():
+    for (_, _), rows in LEDGER.groupby(["number", "backbone"]):
+        if "depends" in set(rows.verdict):
+            assert len(rows) == 2
+            assert set(rows.verdict) == {"depends"}
+            assert rows.low.max() > 0 > rows.high.min()
+            settings = rows.experiment.str.rpartition(" | ")[0]
+            assert settings.nunique() == 2  # both are named, where the ledger is shown
+            for study, setting, against in settings.str.split(" | ", regex=False):
+                assert f"{study}: {setting} against {against}" in claims.markdown(LEDGER)
+        else:
+            assert len(rows) == 1
 
 
 def test_measure_compares_seed_by_seed(tmp_path, monkeypatch):
@@ -88,7 +102,7 @@ def test_readme_shows_the_ledger():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebooks_tables_of_claims_say_what_the_ledger_says(path):
-    verdicts = LEDGER[LEDGER.backbone == DEFAULT].set_index("number").verdict
+    verdicts = LEDGER[LEDGER.backbone == DEFAULT].drop_duplicates("number").set_index("number").verdict
     said = re.findall(r"^(?:\| |- \*\*)(\d+)(?: \||\*\*,).*?[|:] \*([a-z ]+)\*", text_of(path), re.MULTILINE)
     assert {int(number) for number, _ in said} == set(LEDGER.number[LEDGER.notebook.str.startswith(path.stem[:2])])
     for number, verdict in said:

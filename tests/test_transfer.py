@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mtst_utils as mtst
-from mtst_utils.experiments import results, studies, transfer
+from mtst_utils.experiments import probes, results, studies, transfer
 from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS
 
 
@@ -30,21 +30,24 @@ def tiny(monkeypatch):
 
     monkeypatch.setattr(transfer, "split", split)
     monkeypatch.setattr(transfer.SentenceEncoder, "from_pretrained", encoder)
-    transfer.after_task_a.cache_clear()
+    kept = (transfer.after_task_a, transfer.frozen_features)
+    for function in kept:
+        function.cache_clear()
     yield frame
-    transfer.after_task_a.cache_clear()
+    for function in kept:
+        function.cache_clear()
 
 
 def test_every_setting_is_a_run(tiny):
     """One seed of every setting, at quick scale and on few sentences: the names in the registry and the code agree."""
-    for study, sizes in {"untrained": {"n": 100}, "frozen": {"n": 64}, "labels": {}, "forgetting": {"n": 64, "n_first": 100},
+    for study, sizes in {"untrained": {"n": 100}, "frozen": {"n": 64}, "labels": {}, "labels_tuning": {}, "forgetting": {"n": 64, "n_first": 100},
                          "forgetting_hard": {"n": 32, "n_first": 100}, "transfer": {"n": 64}, "out_of_domain": {"n": 64}}.items():  # fmt: skip
         for i, (setting, run) in enumerate(studies.STUDIES[study].items()):
-            if study == "labels" and not setting.endswith(", 32"):
+            if study.startswith("labels") and not setting.endswith(", 32"):
                 continue  # the same but for n
             if study == "out_of_domain" and i % 6:
                 continue  # five recipes by four domains: every sixth is another of both
-            n, metrics = run(None, 0, "full", **sizes) if study != "labels" else run(None, 0, "quick")
+            n, metrics = run(None, 0, "full", **sizes) if not study.startswith("labels") else run(None, 0, "quick")
             assert n > 0, (study, setting)
             assert all(np.isfinite(value) for value in metrics.values()), (study, setting)
 
@@ -55,6 +58,39 @@ def test_what_is_frozen_shows_in_the_drift(tiny):
     assert frozen["cosine to before, block 2"] == pytest.approx(1, abs=1e-6)
     assert free["cosine to before, block 2"] < 0.9999
     assert frozen["domain accuracy"] == frozen["before, domain accuracy"]
+
+
+def test_a_frozen_backbone_whose_head_is_trained_to_the_end(tiny, monkeypatch):
+    steps = []
+    original = transfer.fit
+    monkeypatch.setattr(transfer, "fit", lambda model, *a, **k: steps.append(len(h := original(model, *a, **k))) or h)
+    _, metrics = transfer.forgetting_run(None, 0, "full", "backbone frozen, head trained to the end", n=64, n_first=100)
+    assert steps[-1] == 400
+    assert metrics["cosine to before, block 2"] == pytest.approx(1, abs=1e-6)
+    assert (
+        metrics["domain accuracy"] == metrics["before, domain accuracy"]
+    )  # head A and the backbone are what they were
+
+
+def test_two_blocks_are_the_middle_and_the_top_one(tiny):
+    encoder, sentences = transfer.new_model().encoder, tiny.text[:5].tolist()
+    states = transfer.layer_states(transfer.new_model(), sentences)  # the tiny backbone has three blocks: 1 and 2
+    expected = torch.cat([states[2], states[3]], dim=-1)
+    assert np.allclose(probes.two_blocks(encoder, sentences), expected, atol=1e-2)
+
+
+def test_tuning_sees_neither_the_tests_draws_nor_its_rows(tiny, monkeypatch):
+    asked = []
+    original = transfer.split
+    monkeypatch.setattr(
+        transfer, "split", lambda name, n=None, seed=0: asked.append((name, seed)) or original(name, n, seed)
+    )
+    for recipe in ("two-block probe", "everything trained"):
+        _, metrics = transfer.labels_run(None, 3, "quick", 32, recipe, tuning=True)
+        assert {"valid, domain accuracy", "valid, sentiment macro F1"} < set(metrics)
+        assert "domain accuracy" not in metrics
+    assert "test" not in {name for name, _ in asked}
+    assert {seed for name, seed in asked if name == "train"} <= {103, 0}  # 0: the whole split, for its features
 
 
 def test_distillation_keeps_a_tasks_answers(tiny):

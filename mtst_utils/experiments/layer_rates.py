@@ -9,14 +9,13 @@ import torch
 from sklearn.metrics import f1_score
 
 from mtst_utils.callbacks import GradualUnfreezing
-from mtst_utils.encoder import SentenceEncoder, cosine_matrix
+from mtst_utils.encoder import cosine_matrix
 from mtst_utils.experiments import results
 from mtst_utils.experiments.corpora import load_sample_sentences, load_triplets
-from mtst_utils.experiments.probes import probe, triplet_hits
+from mtst_utils.experiments.probes import EveryLayer, probe, triplet_hits
 from mtst_utils.experiments.transfer import Curve, drift, layer_states, new_model, scores, split
 from mtst_utils.layers import layer_stack
 from mtst_utils.learning_rates import layerwise_lr_groups
-from mtst_utils.pooling import masked_mean
 from mtst_utils.training import fit
 
 STEPS = (20, 40, 60, 90)  # steps after which validation sentences are looked at, the end apart
@@ -49,20 +48,6 @@ def sample_similarities(encoder):
     """[P]: the cosines of all pairs of sample sentences."""
     cosines = cosine_matrix(encoder.encode(load_sample_sentences().text, precision="auto"))
     return cosines[np.triu_indices_from(cosines, 1)]
-
-
-class EveryLayer(SentenceEncoder):
-    """The mean-pooled output of every layer side by side, the embeddings first: [B, (L+1) * H]."""
-
-    @property
-    def dimension(self):
-        return super().dimension * (self.backbone.config.num_hidden_layers + 1)
-
-    def forward(self, input_ids, attention_mask):
-        hidden = self.backbone(
-            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
-        ).hidden_states
-        return torch.cat([masked_mean(states.float(), attention_mask) for states in hidden], dim=-1)
 
 
 def layer_probes(encoder, train, parts):

@@ -212,6 +212,7 @@ def verdicts(table, effects, title, xlabel, ax=None):
     color = {
         "holds": COLORS[0],
         "holds partly": COLORS[2],
+        "depends": COLORS[4],
         "does not hold here": COLORS[3],
         "not distinguishable": GREY,
     }

@@ -4,15 +4,40 @@ Taught in notebook 01, section 5.
 """
 
 import numpy as np
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from mtst_utils.encoder import SentenceEncoder
+from mtst_utils.pooling import masked_mean
 
-def logistic_regression(c):
+
+class EveryLayer(SentenceEncoder):
+    """The mean-pooled output of every layer side by side, the embeddings first: [B, (L+1) * H]."""
+
+    @property
+    def dimension(self):
+        return super().dimension * (self.backbone.config.num_hidden_layers + 1)
+
+    def forward(self, input_ids, attention_mask):
+        hidden = self.backbone(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
+        ).hidden_states
+        return torch.cat([masked_mean(states.float(), attention_mask) for states in hidden], dim=-1)
+
+
+def two_blocks(encoder, sentences):
+    """The mean-pooled outputs of the middle and the top block (of six: blocks 3 and 5) side by side: float32 [N, 2H]."""
+    blocks, size = encoder.backbone.config.num_hidden_layers, encoder.dimension
+    every = EveryLayer(encoder.backbone, encoder.tokenizer).encode(sentences, precision="auto")
+    return every.reshape(len(every), -1, size)[:, [1 + blocks // 2, blocks]].reshape(len(every), -1)
+
+
+def logistic_regression(c, class_weight=None):
     """A linear probe: features standardised first, since backbones differ in scale."""
-    return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
+    return make_pipeline(StandardScaler(), LogisticRegression(C=c, class_weight=class_weight, max_iter=1000))
 
 
 def probe(train, labels, test):

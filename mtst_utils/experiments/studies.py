@@ -141,9 +141,18 @@ def _combination_run(backbone, seed, scale, how, n=1500, epochs=2):
     return len(train), scores_on(model, corpus[corpus.split == "test"])
 
 
-FORGETTING = ("head A frozen", "head A not frozen", "a tenth of the rate", "backbone frozen", "distillation, weight 1",
+FORGETTING = ("head A frozen", "head A not frozen", "a tenth of the rate", "backbone frozen",
+              "backbone frozen, head trained to the end", "distillation, weight 1",
               "distillation, weight 0.3", "replay", "L2 to the start", "joint", "joint, head A frozen")  # fmt: skip
 FORGETTING_HARD = ("head A frozen", "distillation, weight 0.3", "replay", "L2 to the start")
+
+LABELS_RECIPES = {
+    "backbone frozen": {"recipe": "backbone frozen"},
+    "backbone frozen, regularised": {"recipe": "backbone frozen, regularised"},
+    "two-block probe": {"recipe": "two-block probe"},  # C = 0.01 was fixed beforehand
+    "two-block probe, C 0.001": {"recipe": "two-block probe", "c": 1e-3},  # what validation prefers: labels_tuning
+    "everything trained": {"recipe": "everything trained"},
+}
 
 ALL_THREE = ("domain", "sentiment", "rating step")
 RECIPES = {  # for the paper's table, compared on validation: what is learned, and at which rates
@@ -184,10 +193,15 @@ STUDIES = {
     "untrained": {w: partial(untrained_run, pretrained=w == "pretrained") for w in ("pretrained", "random")},
     "frozen": {f"{what} frozen": partial(frozen_run, what=what) for what in ("everything", "head A")},
     "labels": {
-        f"{recipe}, {n or 'all'}": partial(labels_run, n=n, recipe=recipe)
+        f"{recipe}, {n or 'all'}": partial(labels_run, n=n, **how)
         for n in LABELS
-        for recipe in ("backbone frozen", "backbone frozen, regularised", "everything trained")
+        for recipe, how in LABELS_RECIPES.items()
         if n or "regularised" not in recipe
+    },
+    "labels_tuning": {
+        f"two-block probe, C {c:g}, {n}": partial(labels_run, n=n, recipe="two-block probe", c=c, tuning=True)
+        for n in (32, 128, 512)
+        for c in (1e-4, 1e-3, 1e-2, 1e-1, 1)
     },
     "forgetting": {how: partial(forgetting_run, how=how) for how in FORGETTING},
     "forgetting_hard": {how: partial(forgetting_run, how=how, source="movie review") for how in FORGETTING_HARD},

@@ -18,7 +18,7 @@ from mtst_utils.callbacks import GradualUnfreezing
 from mtst_utils.encoder import SentenceEncoder, eval_mode
 from mtst_utils.evaluation import evaluate
 from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS, load_rated_sentences
-from mtst_utils.experiments.probes import regularised_probe
+from mtst_utils.experiments.probes import logistic_regression, regularised_probe, two_blocks
 from mtst_utils.experiments.ratings import STEPS
 from mtst_utils.freezing import freeze, unfreeze
 from mtst_utils.learning_rates import layerwise_lr_groups
@@ -160,7 +160,7 @@ def forgetting_run(backbone, seed, scale, how, source=None, n=3840, n_first=4000
         frame = frame.drop(columns="domain")
     if how != "joint" and how != "head A not frozen":
         freeze(model.heads["domain"])
-    if how == "backbone frozen":
+    if "backbone frozen" in how:
         freeze(model.encoder.backbone)
     if how == "replay":  # one sentence in eleven, from 200 that A was trained on
         frame = pd.concat(
@@ -170,7 +170,10 @@ def forgetting_run(backbone, seed, scale, how, source=None, n=3840, n_first=4000
     callbacks = [curve, PullToStart(model, 0.03)] if how == "L2 to the start" else [curve]
     states = layer_states(model, curve.frame.text[:100])
     learner = Distilled(model, "domain", float(how.split()[-1])) if "distillation" in how else model
-    train(learner, frame, 1, seed, lr=1e-5 if how == "a tenth of the rate" else 1e-4, callbacks=callbacks)
+    if how.endswith("head trained to the end"):  # the others' 120 steps leave a head on frozen embeddings half-way
+        train_heads(model, frame, seed)
+    else:
+        train(learner, frame, 1, seed, lr=1e-5 if how == "a tenth of the rate" else 1e-4, callbacks=callbacks)
     after = drift(states, layer_states(model, curve.frame.text[:100]))
     return n, before | scores(model, split("test", 2000)) | curve.points | after
 
@@ -221,20 +224,50 @@ def train_by(recipe, model, frame, seed, lr=3e-4, head_lr=3e-3):
 LABELS = {32: 80, 128: 20, 512: 6, 2048: 2, None: 1}  # {sentences with labels: epochs}; None: all
 
 
-def labels_run(backbone, seed, scale, n, recipe):
-    """Frozen backbone or everything trained, on n labelled sentences; scores on test, and on (1,000 of) the training rows."""
-    frame = split("train", n, seed)
+@lru_cache(maxsize=3)
+def frozen_features(backbone, name, n=None):
+    """`two_blocks` of a split's rows, by their index: kept, since a frozen backbone's outputs never change."""
+    rows = split(name, n)
+    return pd.DataFrame(two_blocks(new_model(backbone).encoder, rows.text), index=rows.index)
+
+
+def two_block_scores(backbone, frame, asked, c):
+    """{metric: value} of a logistic regression per task on two frozen blocks, the classes weighted alike.
+
+    asked: for each prefix of metrics the rows to score on, and the features that these are among.
+    """
+    known, metrics = frozen_features(backbone, "train").loc[frame.index], {}
+    for task in ("domain", "sentiment"):
+        probe = logistic_regression(c, "balanced").fit(known, frame[task])
+        for prefix, (rows, features) in asked.items():
+            guess, truth = probe.predict(features.loc[rows.index]), rows[task]
+            metrics[f"{prefix}{task} accuracy"] = (guess == truth).mean()
+            metrics[f"{prefix}{task} macro F1"] = f1_score(truth, guess, average="macro")
+    return metrics
+
+
+def labels_run(backbone, seed, scale, n, recipe, c=0.01, tuning=False):
+    """Frozen backbone or everything trained, on n labelled sentences; scores on test, and on (1,000 of) the training rows.
+
+    tuning: on other draws of training sentences, with scores on validation in place of test.
+    """
+    asked, prefix = (("valid", 1000), "valid, ") if tuning else (("test", 2000), "")
+    seed += 100 * tuning
+    frame, rows = split("train", n, seed), split(*asked)
+    some = frame.sample(min(1000, len(frame)), random_state=seed)
+    if recipe == "two-block probe":
+        known = frozen_features(backbone, "train")
+        parts = {prefix: (rows, frozen_features(backbone, *asked)), "training, ": (some, known)}
+        return len(frame), two_block_scores(backbone, frame, parts, c)
     model = new_model(backbone, seed=seed)
     if recipe == "backbone frozen, regularised":
-        parts = {"": split("test", 2000), "training, ": frame, "valid, ": split("valid", 1000)}
+        parts = {"": rows, "training, ": frame, "valid, ": split("valid", 1000)}
         return len(frame), regularised_probe(model, parts)
     if recipe == "backbone frozen":
         train_heads(model, frame, seed)
     else:
         train(model, frame, LABELS[n] if scale == "full" else 1, seed, lr=2e-4)
-    return len(frame), scores(model, split("test", 2000)) | scores(
-        model, frame.sample(min(1000, len(frame)), random_state=seed), "training, "
-    )
+    return len(frame), scores(model, rows, prefix) | scores(model, some, "training, ")
 
 
 def out_of_domain_run(backbone, seed, scale, recipe, held_out, n=640):

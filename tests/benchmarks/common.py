@@ -14,6 +14,9 @@ import torch
 
 from mtst_utils.experiments.results import RESULTS
 
+# Encoding is compared at the same precision; loading its weights in bfloat16 is the peer's quickest way there.
+PEERS = {"float32": "sentence-transformers, float32", "bfloat16": "sentence-transformers, weights in bfloat16"}
+
 
 def machine():
     """The processor, its threads, and the versions that matter, in one line."""
