@@ -1,4 +1,6 @@
-"""The declared studies, on a tiny backbone: designs are whole, arms are tuned alike, runs go on where they stopped."""
+"""The declared studies, on a tiny backbone: designs are whole, arms are tuned alike, runs go on
+where they stopped.
+"""
 
 import dataclasses
 
@@ -18,7 +20,7 @@ from mtst_utils.experiments.designs import TUNING_SEEDS, Arm, Comparison, Job, O
 def tiny(monkeypatch, tmp_path):
     """Studies on a tiny backbone and 90 sentences a split, kept in a folder of the test's own."""
     rng, frames = np.random.default_rng(0), []
-    words = "the cat sat on a mat nobody expected train to be late today".split()
+    words = ["the", "cat", "sat", "on", "a", "mat", "nobody", "expected", "train", "late"]
     for name in ("train", "valid", "test"):
         texts = [" ".join(rng.choice(words, 5)) for _ in range(90)]
         rows = {
@@ -53,12 +55,24 @@ def toy(run=None, **changes):
         predictions = {"sentiment": np.full(90, job.seed % 3)} if job.phase == "final" else {}
         return Outcome({"valid sentiment macro F1": score, "sentiment macro F1": 0.1}, predictions)
 
-    arms = {name: Arm(run or measured, {"lr": values}, "a toy") for name, values in
-            {"A": (0.05, 0.1, 0.2), "B": (0.001, 0.01, 0.02)}.items()}  # fmt: skip
+    arms = {
+        name: Arm(run or measured, {"lr": values}, "a toy")
+        for name, values in {"A": (0.05, 0.1, 0.2), "B": (0.001, 0.01, 0.02)}.items()
+    }
     study = Study(
-        "toy", ("0",), "Which?", "a corpus", arms, (Comparison("0", "A", "B", "gain"),), "sentiment macro F1",
-        "valid sentiment macro F1", {16: 0.02}, {16: 2}, "enough", {16: 16},
-    )  # fmt: skip
+        "toy",
+        ("0",),
+        "Which?",
+        "a corpus",
+        arms,
+        (Comparison("0", "A", "B", "gain"),),
+        "sentiment macro F1",
+        "valid sentiment macro F1",
+        {16: 0.02},
+        {16: 2},
+        "enough",
+        {16: 16},
+    )
     return dataclasses.replace(study, **changes)
 
 
@@ -68,10 +82,15 @@ def test_a_study_that_is_not_declared_does_not_run(monkeypatch):
     ):
         registry.run("padding")
     uneven = {"A": Arm(print, {"lr": (1, 2, 3)}, ""), "B": Arm(print, {"lr": (1, 2)}, "")}
-    for changes, lacks in [({"question": ""}, "question"), ({"margins": {}}, "margins"), ({"why": ""}, "why"),
-                           ({"comparisons": ()}, "comparisons"), ({"arms": uneven}, "same number of tries"),
-                           ({"margins": {32: 0.02}}, "for every n"),
-                           ({"comparisons": (Comparison("1", "A", "C", "gain"),)}, "arms or promise of '1'")]:  # fmt: skip
+    for changes, lacks in [
+        ({"question": ""}, "question"),
+        ({"margins": {}}, "margins"),
+        ({"why": ""}, "why"),
+        ({"comparisons": ()}, "comparisons"),
+        ({"arms": uneven}, "same number of tries"),
+        ({"margins": {32: 0.02}}, "for every n"),
+        ({"comparisons": (Comparison("1", "A", "C", "gain"),)}, "arms or promise of '1'"),
+    ]:
         monkeypatch.setitem(registry.STUDIES, "toy", toy(**changes))
         with pytest.raises(ValueError, match=lacks):
             registry.run("toy")
@@ -87,7 +106,9 @@ def test_every_declared_study_is_whole():
 
 
 def test_both_phases(tiny, monkeypatch):
-    """An edge winner widens the grid, at most twice; the best settings are run on fresh seeds, arm beside arm."""
+    """An edge winner widens the grid, at most twice; the best settings are run on fresh seeds, arm
+    beside arm.
+    """
     monkeypatch.setitem(registry.STUDIES, "toy", toy())
     registry.run("toy", "b")
     rows = records.rows_of("toy")
@@ -230,7 +251,9 @@ def test_folds_never_divide_a_group(tiny):
 
 
 def test_the_probe_finds_the_layer_that_knows(tiny):
-    """Four layers of noise, and a label in one of them: cross-validation on the training rows alone finds it."""
+    """Four layers of noise, and a label in one of them: cross-validation on the training rows alone
+    finds it.
+    """
     frame, rng = tiny[tiny.split == "train"][:60], np.random.default_rng(0)
     x = rng.normal(size=(60, 4, 8))
     x[:, 1, :3] += 3 * np.eye(3)[common.codes(frame.sentiment, "sentiment")]

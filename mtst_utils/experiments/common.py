@@ -1,4 +1,5 @@
-"""What the declared studies share: how a model starts, which sentences it gets, how it is stopped and scored.
+"""What the declared studies share: how a model starts, which sentences it gets, how it is stopped
+and scored.
 
 Taught in data/METHOD.md.
 """
@@ -26,7 +27,9 @@ SHARES = (0.25, 0.5, 0.75, 1)  # of all steps: where a curve has its points
 
 
 def draw_head(head: torch.nn.Linear, seed: int, task: str) -> None:
-    """Draw a head's start from seed and task alone, whatever was drawn before and whatever else the model holds."""
+    """Draw a head's start from seed and task alone, whatever was drawn before and whatever else the
+    model holds.
+    """
     own = int.from_bytes(hashlib.sha256(f"{seed} {task}".encode()).digest()[:7], "big")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(own)
@@ -41,7 +44,9 @@ def _encoder(backbone: str | None) -> SentenceEncoder:
 def new_model(
     backbone: str | None = None, tasks=("domain", "sentiment"), seed: int = 0
 ) -> MultiTaskModel:
-    """An untrained model for the rated sentences. The same seed gives a task the same head in every model."""
+    """An untrained model for the rated sentences. The same seed gives a task the same head in every
+    model.
+    """
     gc.collect()  # a run's model holds itself by cycles, and would stay beside the next
     model = MultiTaskModel(
         copy.deepcopy(_encoder(backbone)), [Task(name, TASKS[name]) for name in tasks]
@@ -60,13 +65,17 @@ def split(name: str) -> pd.DataFrame:
 
 
 def training_rows(job: Job) -> pd.DataFrame:
-    """The n sentences of a run: drawn by its seed alone, so that every arm has the same; smaller n are parts of larger."""
+    """The n sentences of a run: drawn by its seed alone, so that every arm has the same; smaller n
+    are parts of larger.
+    """
     rows = split("train")
     return rows.sample(min(job.n, len(rows)), random_state=job.seed)
 
 
 def asked_rows(job: Job) -> pd.DataFrame:
-    """What a run is scored on: fixed validation rows while tuning, all test rows in the final phase."""
+    """What a run is scored on: fixed validation rows while tuning, all test rows in the final
+    phase.
+    """
     if job.phase == "final":
         return split("test")
     return split("valid").sample(min(VALID, len(split("valid"))), random_state=0)
@@ -80,7 +89,8 @@ def curve_rows() -> pd.DataFrame:
 def folds(
     frame: pd.DataFrame, task: str, seed: int, count: int = 5
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Cross-validation of a few labelled rows: stratified by the task's label, groups never divided; [(train, test)].
+    """Cross-validation of a few labelled rows: stratified by the task's label, groups never
+    divided; [(train, test)].
 
     As many folds as rows allow; one in which all training rows share a label is left out.
     """
@@ -93,7 +103,9 @@ def folds(
 
 
 def hold_out(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A quarter of the labelled rows for early stopping, groups never divided: (rows to train on, rows held out)."""
+    """A quarter of the labelled rows for early stopping, groups never divided: (rows to train on,
+    rows held out).
+    """
     known, held = folds(frame, "sentiment", seed, 4)[0]
     return frame.iloc[known], frame.iloc[held]
 
@@ -136,11 +148,12 @@ def headline(guess: dict[str, np.ndarray], frame: pd.DataFrame, prefix: str) -> 
 
 
 class KeepBest:
-    """A callback of `fit`: remembers the weights of the epoch that did best on held-out rows. Early stopping, without
-    the stop: the rates fall to zero over all epochs, whichever is kept.
+    """A callback of `fit`: remembers the weights of the epoch that did best on held-out rows. Early
+    stopping, without the stop: the rates fall to zero over all epochs, whichever is kept.
 
-    The score is sentiment macro F1; of equal ones, which are common among few rows, the lowest log loss. every: steps
-    of an epoch. `restore(model)` puts the best weights back; best_step tells which they were.
+    The score is sentiment macro F1; of equal ones, which are common among few rows, the lowest log
+    loss. every: steps of an epoch. `restore(model)` puts the best weights back; best_step tells
+    which they were.
     """
 
     def __init__(self, held: pd.DataFrame, every: int):
@@ -172,7 +185,9 @@ class KeepBest:
 
 
 class TestCurve:
-    """A callback of `fit`: sentiment macro F1 on some test rows after some shares of all steps. Nothing is chosen by it."""
+    """A callback of `fit`: sentiment macro F1 on some test rows after some shares of all steps.
+    Nothing is chosen by it.
+    """
 
     __test__ = False  # for pytest: this is no test
 

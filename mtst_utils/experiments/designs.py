@@ -1,7 +1,8 @@
 """The design of a study: what is declared before anything runs, and how an arm is tuned.
 
-A study compares arms on the same sentences. Each arm is tuned alone, by the declared validation score, on seeds that are
-used for nothing else; then every arm runs on fresh seeds, and is tested once. Taught in data/METHOD.md.
+A study compares arms on the same sentences. Each arm is tuned alone, by the declared validation
+score, on seeds that are used for nothing else; then every arm runs on fresh seeds, and is tested
+once. Taught in data/METHOD.md.
 """
 
 import itertools
@@ -20,7 +21,9 @@ LEAST_SEEDS = {"all-MiniLM-L6-v2": 10}  # for a verdict; elsewhere 5
 
 @dataclass(frozen=True)
 class Job:
-    """One run of one arm: n training sentences drawn by seed. phase: "tune" (validation only) or "final" (test)."""
+    """One run of one arm: n training sentences drawn by seed. phase: "tune" (validation only) or
+    "final" (test).
+    """
 
     backbone: str
     n: int
@@ -32,7 +35,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """scores: columns of a row; predictions: {task: codes [N test rows]} of a final run; details: whatever else, as JSON."""
+    """scores: columns of a row; predictions: {task: codes [N test rows]} of a final run; details:
+    whatever else, as JSON.
+    """
 
     scores: dict[str, float]
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
@@ -41,8 +46,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Arm:
-    """A way of training. run: Job -> Outcome. axes: {setting: values to try}, all combinations; what is the recipe's own
-    (early stopping, cross-validation on the training labels) belongs to run. sizes: where it can run (None: everywhere).
+    """A way of training. run: Job -> Outcome. axes: {setting: values to try}, all combinations;
+    what is the recipe's own (early stopping, cross-validation on the training labels) belongs to
+    run. sizes: where it can run (None: everywhere).
     """
 
     run: Callable[[Job], Outcome]
@@ -65,7 +71,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Study:
-    """margins, seeds, tuned_at: by n, in the order in which they are run; tuned_at: the n at which arms were tuned."""
+    """margins, seeds, tuned_at: by n, in the order in which they are run; tuned_at: the n at which
+    arms were tuned.
+    """
 
     name: str
     claims: tuple[str, ...]
@@ -81,9 +89,22 @@ class Study:
     tuned_at: dict[int, int]
 
     def missing(self) -> list[str]:
-        """What of the declaration is missing or at odds with itself; a study runs only if this is empty."""
-        wanted = ("claims", "question", "corpus", "arms", "comparisons", "metric", "validation", "margins", "seeds",
-                  "why", "tuned_at")  # fmt: skip
+        """What of the declaration is missing or at odds with itself; a study runs only if this is
+        empty.
+        """
+        wanted = (
+            "claims",
+            "question",
+            "corpus",
+            "arms",
+            "comparisons",
+            "metric",
+            "validation",
+            "margins",
+            "seeds",
+            "why",
+            "tuned_at",
+        )
         found = [name for name in wanted if not getattr(self, name)]
         if not self.margins.keys() == self.seeds.keys() == self.tuned_at.keys():
             found.append("a margin, a number of seeds and a tuning size for every n")
@@ -114,7 +135,9 @@ def grid(arm: Arm) -> list[dict]:
 
 
 def numeric(values: tuple) -> bool:
-    """Whether an axis has an order, and so two edges that it can be widened at: numbers, three or more."""
+    """Whether an axis has an order, and so two edges that it can be widened at: numbers, three or
+    more.
+    """
     return len(values) > 2 and all(
         isinstance(v, (int, float)) and not isinstance(v, bool) for v in values
     )
@@ -126,7 +149,8 @@ def best(scored: list[tuple[dict, float]]) -> dict:
 
 
 def beyond(arm: Arm, scored: list[tuple[dict, float]]) -> list[dict]:
-    """Settings one step beyond each edge that the winner is on, with its other settings; none if it is on no edge.
+    """Settings one step beyond each edge that the winner is on, with its other settings; none if it
+    is on no edge.
 
     The step is the axis's own ratio. An axis that was widened WIDEN times stays as it is.
     """

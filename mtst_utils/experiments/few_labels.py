@@ -1,7 +1,9 @@
-"""I have 16 to 2,048 labelled sentences: what do I do? A tuned probe, full fine-tuning, LoRA, SetFit.
+"""I have 16 to 2,048 labelled sentences: what do I do? A tuned probe, full fine-tuning, LoRA,
+SetFit.
 
-What each arm may use is what a person with n labelled sentences has: those sentences. Early stopping and cross-validation
-take their rows from the n. Claims 10, 11, 13. Taught in notebook 03; method in data/METHOD.md.
+What each arm may use is what a person with n labelled sentences has: those sentences. Early
+stopping and cross-validation take their rows from the n. Claims 10, 11, 13. Taught in notebook 03;
+method in data/METHOD.md.
 """
 
 import itertools
@@ -32,7 +34,8 @@ from mtst_utils.experiments.common import (
 from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
 from mtst_utils.experiments.layer_rates import EveryLayer
 
-# Epochs by n: at least 30 steps for the fewest sentences, at most 410 for the most; sizes between take the next larger n's.
+# Epochs by n: at least 30 steps for the fewest sentences, at most 410 for the most; sizes between
+# take the next larger n's.
 EPOCHS = {16: 40, 32: 30, 64: 20, 128: 12, 256: 8, 512: 5, 2048: 3}
 BATCH = 16
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of the logistic regression
@@ -44,7 +47,7 @@ def epochs(job: Job) -> int:
     return 1 if job.scale == "quick" else next(count for n, count in EPOCHS.items() if job.n <= n)
 
 
-# --- Fine-tuning, all weights or LoRA's -----------------------------------------------------------------------------
+# --- Fine-tuning, all weights or LoRA's -----------------------------------------------------------
 
 
 def rates(model: MultiTaskModel, lr: float, head_lr: float) -> torch.optim.AdamW:
@@ -72,7 +75,8 @@ def add_lora(model: MultiTaskModel, seed: int, rank: int = 8) -> None:
 def trained(
     job: Job, model: MultiTaskModel, optimizer: torch.optim.Optimizer
 ) -> tuple[pd.DataFrame, dict]:
-    """Train as the settings say, stopped early on a quarter of the n rows or on all n to the end; (rows, details).
+    """Train as the settings say, stopped early on a quarter of the n rows or on all n to the end;
+    (rows, details).
 
     The curve over training is of the final phase alone: test rows stay out of the tuning.
     """
@@ -82,8 +86,16 @@ def trained(
     every = -(-len(known) // BATCH)
     keep = [KeepBest(held, every)] if early else []
     curve = [TestCurve(common.curve_rows(), count * every)] if job.phase == "final" else []
-    fit(model, known, epochs=count, batch_size=BATCH, optimizer=optimizer, seed=job.seed,
-        callbacks=[*keep, *curve], progress=False)  # fmt: skip
+    fit(
+        model,
+        known,
+        epochs=count,
+        batch_size=BATCH,
+        optimizer=optimizer,
+        seed=job.seed,
+        callbacks=[*keep, *curve],
+        progress=False,
+    )
     details = {"steps": count * every} | ({"curve": curve[0].points} if curve else {})
     if keep:
         keep[0].restore(model)
@@ -92,7 +104,9 @@ def trained(
 
 
 def outcome(job: Job, model: MultiTaskModel, frame: pd.DataFrame, details: dict) -> Outcome:
-    """Scores of a trained model, by phase, on test or validation rows, and on (at most 500 of) its own n."""
+    """Scores of a trained model, by phase, on test or validation rows, and on (at most 500 of) its
+    own n.
+    """
     asked = common.asked_rows(job)
     guess = common.predicted(model, asked)
     if job.phase == "tune":
@@ -103,7 +117,9 @@ def outcome(job: Job, model: MultiTaskModel, frame: pd.DataFrame, details: dict)
 
 
 def full(job: Job) -> Outcome:
-    """Everything is trained: one rate for the backbone, ten times that for the heads, which start from nothing."""
+    """Everything is trained: one rate for the backbone, ten times that for the heads, which start
+    from nothing.
+    """
     model = common.new_model(job.backbone, seed=job.seed)
     lr = job.settings["lr"]
     return outcome(job, model, *trained(job, model, rates(model, lr, 10 * lr)))
@@ -117,11 +133,13 @@ def lora(job: Job) -> Outcome:
     return outcome(job, model, *trained(job, model, rates(model, lr, lr)))
 
 
-# --- A probe, tuned on the n labels alone ---------------------------------------------------------------------------
+# --- A probe, tuned on the n labels alone ---------------------------------------------------------
 
 
 def features(backbone: str, frame: pd.DataFrame) -> np.ndarray:
-    """The mean-pooled output of every layer of the frozen backbone, the embeddings first: [N, L + 1, H]."""
+    """The mean-pooled output of every layer of the frozen backbone, the embeddings first: [N, L +
+    1, H].
+    """
     encoder = common.new_model(backbone).encoder
     every = EveryLayer(encoder.backbone, encoder.tokenizer)
     return every.encode(frame.text.tolist(), precision="auto").reshape(
@@ -160,7 +178,9 @@ def out_of_fold(x, y, parts, c, weights, classes) -> tuple[np.ndarray, np.ndarra
 
 
 def quality(truth, probability, by: str) -> tuple[float, float]:
-    """What a candidate is chosen by: macro F1 then log loss, or log loss alone; the higher the better."""
+    """What a candidate is chosen by: macro F1 then log loss, or log loss alone; the higher the
+    better.
+    """
     classes = range(probability.shape[1])
     surprise = log_loss(truth, probability, labels=classes)
     if by == "log loss":
@@ -220,7 +240,9 @@ def probe(job: Job) -> Outcome:
 
 
 def _path(job: Job, frame: pd.DataFrame, x: np.ndarray, chosen: dict) -> dict:
-    """A probe's curve over training: sentiment macro F1 on the curve's test rows, from much to little regularisation."""
+    """A probe's curve over training: sentiment macro F1 on the curve's test rows, from much to
+    little regularisation.
+    """
     rows = np.flatnonzero(split("test").index.isin(common.curve_rows().index))
     asked, y = split("test").iloc[rows], codes(frame.sentiment, "sentiment")
     points = {}
@@ -233,7 +255,7 @@ def _path(job: Job, frame: pd.DataFrame, x: np.ndarray, chosen: dict) -> dict:
     return points
 
 
-# --- SetFit ---------------------------------------------------------------------------------------------------------
+# --- SetFit ---------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
@@ -244,7 +266,8 @@ def _saved(backbone: str) -> str:
 
 
 def setfit(job: Job) -> Outcome:
-    """SetFit (Tunstall et al. 2022) for sentiment: pairs of like and unlike sentences first, then a logistic regression.
+    """SetFit (Tunstall et al. 2022) for sentiment: pairs of like and unlike sentences first, then a
+    logistic regression.
 
     Its library as it is; one task a model, so that it says nothing of domain.
     """
@@ -258,10 +281,18 @@ def setfit(job: Job) -> Outcome:
     steps = 2 if job.scale == "quick" else job.settings["steps"]
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, batch_size=BATCH, num_epochs=1, max_steps=steps, seed=job.seed,
-            body_learning_rate=job.settings["lr"], report_to="none", show_progress_bar=False,
-            save_strategy="no", eval_strategy="no", logging_strategy="no",
-        )  # fmt: skip
+            output_dir=folder,
+            batch_size=BATCH,
+            num_epochs=1,
+            max_steps=steps,
+            seed=job.seed,
+            body_learning_rate=job.settings["lr"],
+            report_to="none",
+            show_progress_bar=False,
+            save_strategy="no",
+            eval_strategy="no",
+            logging_strategy="no",
+        )
         rows = {"text": frame.text.tolist(), "label": codes(frame.sentiment, "sentiment").tolist()}
         Trainer(model=model, args=arguments, train_dataset=Dataset.from_dict(rows)).train()
     guess = {"sentiment": np.asarray(model.predict(asked.text.tolist(), show_progress_bar=False))}
@@ -271,31 +302,37 @@ def setfit(job: Job) -> Outcome:
     return Outcome(scores(guess, asked) | headline(own, frame, "training "), guess)
 
 
-# --- The declaration ------------------------------------------------------------------------------------------------
+# --- The declaration ------------------------------------------------------------------------------
 
 _NETWORK = {"stopping": ("early", "none")}
 FEW_LABELS = Study(
     name="few_labels",
     claims=("10", "11", "13", "headline 2"),
-    question="With n labelled sentences and nothing else: a tuned probe, full fine-tuning, LoRA or SetFit?",
+    question="With n labelled sentences and nothing else: tuned probe, full, LoRA or SetFit?",
     corpus="rated sentences",
     arms={
         "tuned probe": Arm(
             probe,
             {"layers": ("last", "one", "one or two"), "chosen by": ("macro F1", "log loss")},
-            "logistic regression on frozen features; layers, C and class weights by cross-validation on the n labels",
+            "logistic regression on frozen features; layers, C, class weights by cross-validation",
         ),
         "full": Arm(
-            full, {"lr": (1e-4, 2e-4, 4e-4)} | _NETWORK,
-            "all weights, heads at ten times the rate; stopped early on a quarter of the n rows, or all n to the end",
+            full,
+            {"lr": (1e-4, 2e-4, 4e-4)} | _NETWORK,
+            "all weights, heads at ten times the rate; early: stopped on a quarter of the n rows",
         ),
         "LoRA": Arm(
-            lora, {"lr": (1e-3, 2e-3, 4e-3)} | _NETWORK,
-            "rank 8 on every linear layer, heads at the same rate; stopping as for full", needs=("peft",),
+            lora,
+            {"lr": (1e-3, 2e-3, 4e-3)} | _NETWORK,
+            "rank 8 on every linear layer, heads at the same rate; stopping as for full",
+            needs=("peft",),
         ),
         "SetFit": Arm(
-            setfit, {"lr": (1e-5, 2e-5, 4e-5), "steps": (20, 40)},
-            "its library's defaults but rate and steps of 16 pairs; sentiment alone", (16, 32, 64, 128, 256), ("setfit",),
+            setfit,
+            {"lr": (1e-5, 2e-5, 4e-5), "steps": (20, 40)},
+            "its library's defaults but rate and steps of 16 pairs; sentiment alone",
+            (16, 32, 64, 128, 256),
+            ("setfit",),
         ),
     },
     comparisons=(
@@ -310,7 +347,7 @@ FEW_LABELS = Study(
     validation=f"valid {HEADLINE[0]}",
     margins={32: 0.02, 128: 0.02, 512: 0.01, 16: 0.02, 64: 0.02, 256: 0.02, 2048: 0.01},
     seeds={32: 20, 128: 20, 512: 10, 16: 10, 64: 10, 256: 10, 2048: 10},
-    why="20 at 32 and 128 labels, where the headline is: a paired SD of 3 points shows 2.0 points with 80 % power; 10 "
-        "elsewhere, where it shows 3.0, and an SD of 1 point shows 1.0; test rows add their own error",
+    why="20 at 32 and 128 labels, where the headline is: a paired SD of 3 points shows 2.0 points "
+    "with 80 % power; 10 elsewhere, where it shows 3.0, and an SD of 1 point shows 1.0; test rows add their own error",
     tuned_at={32: 32, 128: 128, 512: 512, 16: 32, 64: 32, 256: 128, 2048: 512},
-)  # fmt: skip
+)

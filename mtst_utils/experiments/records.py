@@ -1,7 +1,8 @@
-"""What a declared study leaves in data/results: one row a run, and what it predicted for every test row.
+"""What a declared study leaves in data/results: one row a run, and what it predicted for every test
+row.
 
-A run's predictions are written before its row: a run that has a row is whole. Both are replaced in one step, so a kill at
-any moment leaves what was there.
+A run's predictions are written before its row: a run that has a row is whole. Both are replaced in
+one step, so a kill at any moment leaves what was there.
 """
 
 import csv
@@ -22,9 +23,15 @@ from mtst_utils.experiments import results
 
 KEYS = ["study", "phase", "backbone", "corpus", "n", "arm", "settings", "seed"]
 SCORES = [
-    "sentiment macro F1", "sentiment accuracy", "domain accuracy", "domain macro F1", "training sentiment macro F1",
-    "training domain accuracy", "valid sentiment macro F1", "valid domain accuracy",
-]  # fmt: skip
+    "sentiment macro F1",
+    "sentiment accuracy",
+    "domain accuracy",
+    "domain macro F1",
+    "training sentiment macro F1",
+    "training domain accuracy",
+    "valid sentiment macro F1",
+    "valid domain accuracy",
+]
 FACTS = [
     "details",
     "tries",
@@ -40,7 +47,9 @@ COLUMNS = [*KEYS, *SCORES, *FACTS]
 
 
 def _commit() -> str:
-    """The commit of the code that is imported now; "+" behind it if files of the package differ from it."""
+    """The commit of the code that is imported now; "+" behind it if files of the package differ
+    from it.
+    """
     folder = Path(__file__).parents[1]
     short = ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"]
     changed = ["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no", "--", "."]
@@ -59,20 +68,22 @@ def compact(settings: dict) -> str:
 
 
 def rows_of(study: str) -> pd.DataFrame:
-    """The rows of a study, a run each; empty if there are none. Raises ValueError for a file of other columns."""
+    """The rows of a study, a run each; empty if there are none. Raises ValueError for a file of
+    other columns.
+    """
     path = results.RESULTS / f"{study}.csv"
     if not path.is_file():
         return pd.DataFrame(columns=COLUMNS)
     rows = pd.read_csv(path)
     if list(rows.columns) != COLUMNS:
-        raise ValueError(
-            f"{path} has other columns than records.COLUMNS: {sorted(set(rows.columns) ^ set(COLUMNS))}"
-        )
+        others = sorted(set(rows.columns) ^ set(COLUMNS))
+        raise ValueError(f"{path} has other columns than records.COLUMNS: {others}")
     return rows
 
 
 def keep(row: dict, predictions: dict[str, np.ndarray] | None = None) -> None:
-    """Add one run: its predictions (codes [N] by task) to an archive, then its row to the study's file.
+    """Add one run: its predictions (codes [N] by task) to an archive, then its row to the study's
+    file.
 
     row: the KEYS, and whatever it has of SCORES and FACTS. Raises OSError if it cannot be written.
     """
@@ -107,7 +118,8 @@ def archive(study: str, backbone: str, n: int) -> Path:
 def predictions(
     study: str, backbone: str, n: int, arm: str, seeds: list[int], task: str
 ) -> np.ndarray:
-    """What an arm's final runs predicted: codes int8 [len(seeds), N], N the test rows in the corpus's order.
+    """What an arm's final runs predicted: codes int8 [len(seeds), N], N the test rows in the
+    corpus's order.
 
     Raises KeyError if one is missing.
     """

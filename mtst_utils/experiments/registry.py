@@ -1,7 +1,9 @@
-"""The declared studies: `python -m mtst_utils.experiments.registry list`, `... tune NAME`, `... final NAME`, `... run NAME`.
+"""The declared studies: `python -m mtst_utils.experiments.registry list`, `... tune NAME`, `...
+final NAME`, `... run NAME`.
 
-A study runs only if its design is declared in full. `run` does both phases, size by size: every arm is tuned, then all
-arms run seed by seed, so that an interrupted study still has whole pairs. A finished run is never run again.
+A study runs only if its design is declared in full. `run` does both phases, size by size: every arm
+is tuned, then all arms run seed by seed, so that an interrupted study still has whole pairs. A
+finished run is never run again.
 """
 
 import argparse
@@ -60,7 +62,12 @@ def _run(study: Study, name: str, job: Job, **facts) -> None:
     if (same == [row[column] for column in same.columns]).all(axis=1).any():
         return
     print(
-        f"{time.strftime('%H:%M:%S')} {row['phase']} n={row['n']} {name} {row['settings']} {row['seed']}",
+        time.strftime("%H:%M:%S"),
+        job.phase,
+        f"n={job.n}",
+        name,
+        row["settings"],
+        job.seed,
         flush=True,
     )
     started, cpu = time.perf_counter(), time.process_time()
@@ -77,9 +84,11 @@ def _run(study: Study, name: str, job: Job, **facts) -> None:
 
 
 def tuned(study: Study, backbone: str, n: int, name: str) -> list[tuple[dict, float]]:
-    """The tried settings of an arm with their mean validation scores, from the rows: the grid first, then what widened it.
+    """The tried settings of an arm with their mean validation scores, from the rows: the grid
+    first, then what widened it.
 
-    Only settings that all tuning seeds have; the last are still to be widened where `beyond` names more.
+    Only settings that all tuning seeds have; the last are still to be widened where `beyond` names
+    more.
     """
     arm, rows = study.arms[name], records.rows_of(study.name)
     at = study.tuned_at[n]
@@ -98,7 +107,9 @@ def tuned(study: Study, backbone: str, n: int, name: str) -> list[tuple[dict, fl
 
 
 def tune(study: Study, backbone: str, n: int, name: str, scale: str = "full") -> None:
-    """Run what is missing of an arm's tuning for size n, widening its grid while the winner is on an edge."""
+    """Run what is missing of an arm's tuning for size n, widening its grid while the winner is on
+    an edge.
+    """
     arm, at = study.arms[name], study.tuned_at[n]
     todo = grid(arm)
     while todo:
@@ -116,7 +127,9 @@ def tune(study: Study, backbone: str, n: int, name: str, scale: str = "full") ->
 def final(
     study: Study, backbone: str, n: int, seed: int, arms: list[str], scale: str = "full"
 ) -> None:
-    """Run the arms of one seed, each with the settings that its tuning chose. Raises ValueError where that is not done."""
+    """Run the arms of one seed, each with the settings that its tuning chose. Raises ValueError
+    where that is not done.
+    """
     for name in arms:
         arm, scored = study.arms[name], tuned(study, backbone, n, name)
         if len(scored) < designs.tries(arm) or not _widened(arm, scored):
@@ -137,9 +150,11 @@ def run(
     arms=None,
     scale: str = "full",
 ) -> None:
-    """Both phases of a study, size by size; phase "tune" or "final": that one alone. arms: only these.
+    """Both phases of a study, size by size; phase "tune" or "final": that one alone. arms: only
+    these.
 
-    Raises ValueError for a study that is not declared in full, and for an arm whose packages are not installed.
+    Raises ValueError for a study that is not declared in full, and for an arm whose packages are
+    not installed.
     """
     study = declared(name)
     for n in sizes or study.seeds:
@@ -158,7 +173,9 @@ def run(
 
 
 def state(study: Study, backbone: str = DEFAULT) -> pd.DataFrame:
-    """One row per size and arm: n, arm, tries (settings tried), seeds (finished), wanted, commits (of its final runs)."""
+    """One row per size and arm: n, arm, tries (settings tried), seeds (finished), wanted, commits
+    (of its final runs).
+    """
     rows, table = records.rows_of(study.name), []
     rows = rows[rows.backbone == backbone]
     for n, wanted in study.seeds.items():
@@ -181,21 +198,30 @@ def state(study: Study, backbone: str = DEFAULT) -> pd.DataFrame:
 
 def described(study: Study, backbone: str = DEFAULT) -> str:
     """A study's declaration and state, as text."""
-    lines = [f"{study.name}: {study.question}", f"  claims {', '.join(study.claims)}; corpus: {study.corpus}",
-             f"  primary metric: {study.metric}; chosen by: {study.validation}, mean of seeds {TUNING_SEEDS}",
-             f"  seeds: {study.why}"]  # fmt: skip
+    lines = [
+        f"{study.name}: {study.question}",
+        f"  claims {', '.join(study.claims)}; corpus: {study.corpus}",
+        f"  primary metric: {study.metric}",
+        f"  chosen by: {study.validation}, mean of seeds {TUNING_SEEDS}",
+        f"  seeds: {study.why}",
+    ]
     for c in study.comparisons:
         lines.append(f"  claim {c.claim}: {c.arm} - {c.rival}, {c.metric}; promised: {c.promise}")
     for name, arm in study.arms.items():
         lines.append(f"  arm {name!r}: {arm.about}; {designs.tries(arm)} tries: {arm.axes}")
-    lines += [f"  n={row.n}: {row.arm}: {row.tries} tried, {row.seeds} of {row.wanted} seeds"
-              + (" MISSING" if row.seeds < row.wanted else "") + f", margin {study.margins[row.n]:g}, {row.commits}"
-              for row in state(study, backbone).itertuples()]  # fmt: skip
+    lines += [
+        f"  n={row.n}: {row.arm}: {row.tries} tried, {row.seeds} of {row.wanted} seeds"
+        + (" MISSING" if row.seeds < row.wanted else "")
+        + f", margin {study.margins[row.n]:g}, {row.commits}"
+        for row in state(study, backbone).itertuples()
+    ]
     return "\n".join(lines)
 
 
 def listing(backbone: str = DEFAULT) -> str:
-    """All declared studies with their designs and what is missing; then those of before, not yet declared."""
+    """All declared studies with their designs and what is missing; then those of before, not yet
+    declared.
+    """
     old = [
         f"{name}: not yet declared ({len(settings)} settings)"
         for name, settings in UNDECLARED.items()

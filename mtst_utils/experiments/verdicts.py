@@ -10,7 +10,8 @@ import pandas as pd
 from mtst_utils.experiments.intervals import Estimate, holm
 
 VERDICTS = ("holds", "does not hold", "no difference", "cannot tell", "depends", "by construction")
-# What a claim promises of its arm over the rival: a gain large enough to matter, any gain, or only that nothing is lost.
+# What a claim promises of its arm over the rival: a gain large enough to matter, any gain, or only
+# that nothing is lost.
 Promise = Literal["practical gain", "gain", "no loss"]
 PROMISES = ("practical gain", "gain", "no loss")
 ALPHA = 0.05
@@ -19,10 +20,11 @@ ALPHA = 0.05
 def verdict(estimate: Estimate, margin: float, promise: Promise) -> str:
     """The verdict on one comparison, turned so that above zero is what the claim promises.
 
-    margin: the practical equivalence margin, in the estimate's unit. In this order: *holds* if the 95 % interval is above
-    zero (above the margin where a practical gain is promised); *does not hold* if it is below zero; where the 90 %
-    interval is within the margin, *does not hold* if a gain was promised, else *no difference*; *cannot tell* otherwise.
-    Raises ValueError for an unknown promise, a margin that is not above 0, or an effect that is not a number.
+    margin: the practical equivalence margin, in the estimate's unit. In this order: *holds* if the
+    95 % interval is above zero (above the margin where a practical gain is promised); *does not
+    hold* if it is below zero; where the 90 % interval is within the margin, *does not hold* if a
+    gain was promised, else *no difference*; *cannot tell* otherwise. Raises ValueError for an
+    unknown promise, a margin that is not above 0, or an effect that is not a number.
     """
     if promise not in PROMISES:
         raise ValueError(f"promise must be one of {', '.join(PROMISES)}; got {promise!r}")
@@ -41,10 +43,11 @@ def verdict(estimate: Estimate, margin: float, promise: Promise) -> str:
 
 
 def over_settings(rows: pd.DataFrame) -> str:
-    """One verdict from several settings of one claim: rows with the columns low, high (95 %) and verdict.
+    """One verdict from several settings of one claim: rows with the columns low, high (95 %) and
+    verdict.
 
-    *depends* if the effect is clearly above zero in one and clearly below in another; else the verdict they share, or
-    *cannot tell* if they share none. Raises ValueError for no rows.
+    *depends* if the effect is clearly above zero in one and clearly below in another; else the
+    verdict they share, or *cannot tell* if they share none. Raises ValueError for no rows.
     """
     if rows.empty:
         raise ValueError("a verdict needs one setting or more; got none")
@@ -54,7 +57,8 @@ def over_settings(rows: pd.DataFrame) -> str:
 
 
 def with_holm(ledger: pd.DataFrame) -> pd.DataFrame:
-    """The ledger with p_holm (p adjusted over all its rows that have one), and survives: whether a clear sign is one still.
+    """The ledger with p_holm (p adjusted over all its rows that have one), and survives: whether a
+    clear sign is one still.
 
     survives is True, False, or None where the verdict rests on no test against zero.
     """
