@@ -11,7 +11,18 @@ import pytest
 import torch
 
 import mtst_utils as mtst
-from mtst_utils.experiments import common, designs, few_labels, records, registry, results
+from mtst_utils.experiments import (
+    bake_off,
+    common,
+    designs,
+    few_labels,
+    findings,
+    forgetting,
+    pooling_study,
+    records,
+    registry,
+    results,
+)
 from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS
 from mtst_utils.experiments.designs import TUNING_SEEDS, Arm, Comparison, Job, Outcome, Study
 
@@ -37,6 +48,7 @@ def tiny(monkeypatch, tmp_path):
         return mtst.SentenceEncoder(conftest.tiny_backbone(), conftest.tiny_tokenizer())
 
     caches = (common._encoder, common.split, few_labels.asked_features)
+    caches += (forgetting._first, forgetting._before)
     monkeypatch.setattr(common, "load_rated_sentences", lambda: corpus)
     monkeypatch.setattr(common.SentenceEncoder, "from_pretrained", encoder)
     monkeypatch.setattr(results, "RESULTS", tmp_path)
@@ -67,7 +79,7 @@ def toy(run=None, **changes):
         arms,
         (Comparison("0", "A", "B", "gain"),),
         "sentiment macro F1",
-        "valid sentiment macro F1",
+        ("valid sentiment macro F1",),
         {16: 0.02},
         {16: 2},
         "enough",
@@ -171,22 +183,26 @@ def test_a_head_starts_the_same_whatever_else_is_in_the_model(tiny):
     assert not torch.equal(joint.heads["sentiment"].weight, joint.heads["domain"].weight[:3])
 
 
-def test_every_arm_runs_in_both_phases(tiny):
-    for name, arm in few_labels.FEW_LABELS.arms.items():
+@pytest.mark.parametrize("name", list(registry.STUDIES))
+def test_every_arm_runs_in_both_phases(tiny, name, monkeypatch):
+    """At its first and its last settings, on few sentences, with a small search for probes."""
+    monkeypatch.setattr(few_labels, "STRENGTHS", (0.01,))
+    monkeypatch.setattr(few_labels, "SHORTLIST", 1)
+    study = registry.STUDIES[name]
+    n = min(study.seeds)
+    truth = common.codes(common.split("test").sentiment, "sentiment")
+    for arm_name, arm in study.arms_at(n).items():
         if not registry.available(arm):
-            assert name == "SetFit"
+            assert arm_name == "SetFit"
             continue
-        for settings in (designs.grid(arm)[0], designs.grid(arm)[-1]):
-            tuned = arm.run(Job("b", 32, 0, settings, "tune", "quick"))
-            assert set(tuned.scores) <= {"valid sentiment macro F1", "valid domain accuracy"}
-            assert not tuned.predictions  # tuning does not see the test rows
-            found = arm.run(Job("b", 32, 0, settings, "final", "quick"))
-            truth = common.codes(common.split("test").sentiment, "sentiment")
-            assert (found.predictions["sentiment"] == truth).mean() == pytest.approx(
-                found.scores["sentiment accuracy"]
-            )
-            assert set(found.scores) <= set(records.SCORES)
-            assert records.compact(found.details)
+        tuned = arm.run(Job("b", n, 0, designs.grid(arm)[0], "tune", "quick"))
+        assert set(tuned.scores) <= {"valid sentiment macro F1", "valid domain accuracy"}
+        assert not tuned.predictions  # tuning does not see the test rows
+        found = arm.run(Job("b", n, 0, designs.grid(arm)[-1], "final", "quick"))
+        right = (found.predictions["sentiment"] == truth).mean()
+        assert right == pytest.approx(found.scores["sentiment accuracy"]), arm_name
+        assert set(found.scores) <= set(records.SCORES)
+        assert records.compact(found.details)
 
 
 def test_lora_trains_its_own_weights_and_the_heads(tiny):
@@ -263,3 +279,127 @@ def test_the_probe_finds_the_layer_that_knows(tiny):
         )
         assert layers == (1,)
     assert few_labels.candidates(3, "one or two") == [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)]
+
+
+def test_rate_matched_means_that_the_mean_rate_is_the_same(tiny):
+    model = common.new_model(None)
+    for decay in (1.0, 0.95, 0.8):
+        groups = bake_off.optimizer_of(model, 2e-4, 1e-3, decay).param_groups
+        rates = mtst.lr_table(groups).groupby("name").lr.first().drop("heads")
+        assert len(rates) == 4  # embeddings and three blocks
+        assert np.exp(np.log(rates).mean()) == pytest.approx(2e-4)
+        assert (rates.max() / rates.min() == pytest.approx(decay**-3)) or decay == 1
+
+
+def test_converged_heads_say_what_the_probe_says(tiny, monkeypatch):
+    monkeypatch.setattr(few_labels, "STRENGTHS", (0.01,))
+    job = Job("b", 80, 0, {})
+    model, frame = common.new_model(None), common.training_rows(job)
+    bake_off.converged_heads(job, model)
+    x = model.encoder.encode(frame.text.tolist())
+    _, c, weights = few_labels.search(
+        x[:, None, :], frame, "sentiment", {"layers": "last", "chosen by": "log loss"}, 0
+    )
+    probe = few_labels.logistic(c, weights).fit(x, common.codes(frame.sentiment, "sentiment"))
+    found = model.probabilities(frame.text)["sentiment"]
+    assert found == pytest.approx(probe.predict_proba(x), abs=1e-4)
+
+
+def test_pulling_back_to_the_start(tiny):
+    """The share of the way back follows strength, importance and the schedule."""
+    model = common.new_model(None)
+    parameters = list(model.encoder.parameters())
+    start = [p.detach().clone() for p in parameters]
+    weights = [torch.full_like(p, float(i % 2)) for i, p in enumerate(parameters)]
+
+    class Run:
+        class optimizer:
+            param_groups = [{"lr": 5e-4, "initial_lr": 1e-3}]  # noqa: RUF012
+
+    for importance, shares in ((None, (1 / 3, 1 / 3)), (weights, (0, 1 / 3))):
+        pull = forgetting.Pull(model, 1.0, importance)
+        pull.rows = [(p, s, w) for (p, _, w), s in zip(pull.rows, start, strict=True)]
+        with torch.no_grad():
+            for p, s in zip(parameters, start, strict=True):
+                p.copy_(s + 1)
+        pull.on_step(Run)
+        for i in (0, 1):
+            left = (parameters[i] - start[i]).detach()
+            assert torch.allclose(left, torch.full_like(left, 1 - shares[i]), atol=1e-5)
+
+
+def test_importance_is_where_the_first_task_looks(tiny):
+    model = common.new_model(None)
+    found = forgetting.importances(model, tiny[:6])
+    size = sum(part.numel() for part in found)
+    assert sum(float(part.sum()) for part in found) / size == pytest.approx(1, rel=1e-4)
+    table = found[0]  # of word vectors: those that occur in no sentence do not matter
+    used = {i for row in model.encoder.tokenize(tiny.text[:6].tolist())[0] for i in row}
+    unused = [i for i in range(len(table)) if i not in used]
+    assert float(table[unused].abs().sum()) == 0
+    assert float(table[sorted(used)].sum()) > 0
+
+
+def test_weights_are_mixed_and_heads_refitted(tiny):
+    model = common.new_model(None)
+    start = [p.detach().clone() for p in model.encoder.parameters()]
+    with torch.no_grad():
+        for p in model.encoder.parameters():
+            p.add_(1)
+    forgetting.mix(model, start, 0.25)
+    first = next(model.encoder.parameters())
+    assert torch.allclose(first, start[0] + 0.25, atol=1e-6)
+    rows = tiny[:60]
+    forgetting.refit_head(model, rows)
+    x = model.encoder.encode(rows.text.tolist())
+    probe = few_labels.logistic(0.01, "balanced").fit(x, common.codes(rows.domain, "domain"))
+    assert model.probabilities(rows.text)["domain"].argmax(1).tolist() == probe.predict(x).tolist()
+
+
+def test_a_remedy_leaves_the_first_head_and_other_runs_alone(tiny):
+    job = Job("b", 40, 0, {"lr": 1e-3, "strength": 1.0}, "tune", "quick")
+    first = forgetting.after_first(job)
+    before = {name: value.clone() for name, value in first.state_dict().items()}
+    forgetting.remedy(job, "distillation")
+    again = forgetting.after_first(job).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in before.items())
+    rows = forgetting.second_rows(job, None)
+    assert "domain" not in rows
+    assert not set(rows.index) & set(forgetting.first_rows(job).index)
+
+
+def test_poolings_differ_only_where_there_is_padding(tiny):
+    encoder = common.new_model(None).encoder
+    long, short = "the cat sat on a mat the cat sat", "the cat"
+    for name in pooling_study.POOL:
+        both = pooling_study.embedded(pooling_study.pooled(encoder, name), pd.Series([long, short]))
+        alone = pooling_study.embedded(pooling_study.pooled(encoder, name), pd.Series([short]))
+        same = np.allclose(both[1], alone[0], atol=1e-5)
+        assert same == (name != "unmasked mean"), name
+
+
+def test_findings_are_unfinished_until_all_seeds_have_run(tiny, monkeypatch):
+    """From rows and predictions to a row of the ledger; a verdict comes with the last seed."""
+    truth = common.codes(tiny[tiny.split == "test"].sentiment, "sentiment").astype(int)
+
+    def run(job):
+        right = 0.9 if job.settings["lr"] < 0.3 else 0.3
+        keep = np.random.default_rng(job.seed).random(90) < right
+        guess = {"sentiment": np.where(keep, truth, (truth + 1) % 3)}
+        return Outcome({"valid sentiment macro F1": 0.5}, guess if job.phase == "final" else {})
+
+    arms = {"A": Arm(run, {"lr": (0.1, 0.2)}, ""), "B": Arm(run, {"lr": (0.3, 0.4)}, "")}
+    study = toy(arms=arms, seeds={16: 10})
+    monkeypatch.setitem(registry.STUDIES, "toy", study)
+    for arm in arms:
+        registry.tune(study, "b", 16, arm)
+    for seed in range(9):
+        registry.final(study, "b", 16, seed, list(arms))
+    assert findings.findings("toy", "b").verdict.tolist() == ["unfinished"]
+    registry.run("toy", "b")
+    (row,) = findings.findings("toy", "b").to_dict("records")
+    assert (row["verdict"], row["seeds"], row["arm"], row["rival"]) == ("holds", 10, "A", "B")
+    assert row["low"] < row["low90"] < row["effect"] < row["high90"] < row["high"]
+    assert row["effect"] == pytest.approx(60, abs=8)
+    assert findings.findings("toy", "another backbone").empty
+    assert findings.plan("toy", "b").needed.tolist() == [2]  # these toys do not vary

@@ -95,7 +95,8 @@ def folds(
     As many folds as rows allow; one in which all training rows share a label is left out.
     """
     labels, groups = frame[task].to_numpy(), frame.group.to_numpy()
-    splitter = StratifiedGroupKFold(min(count, len(set(groups))), shuffle=True, random_state=seed)
+    count = min(count, len(set(groups)), pd.Series(labels).value_counts().max())
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a label rarer than there are folds
         parts = list(splitter.split(labels, labels, groups))

@@ -67,6 +67,7 @@ class Comparison:
     rival: str
     promise: str
     metric: str = "sentiment macro F1"
+    source: str = ""  # who says so
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Study:
     arms: dict[str, Arm]
     comparisons: tuple[Comparison, ...]
     metric: str
-    validation: str
+    validation: tuple[str, ...]  # columns of a row: their mean is what settings are chosen by
     margins: dict[int, float]
     seeds: dict[int, int]
     why: str
@@ -178,15 +179,15 @@ def at_edge(arm: Arm, scored: list[tuple[dict, float]]) -> str:
 
 
 def mean_scores(
-    rows, wanted: list[dict], column: str, seeds: tuple[int, ...] = TUNING_SEEDS
+    rows, wanted: list[dict], columns: tuple[str, ...], seeds: tuple[int, ...] = TUNING_SEEDS
 ) -> list[tuple[dict, float]]:
     """(settings, mean over the tuning seeds) of those wanted settings that have all seeds.
 
-    rows: an arm's tuning rows; column: the validation score.
+    rows: an arm's tuning rows; columns: those whose mean is the validation score.
     """
     found = []
     for settings in wanted:
         own = rows[(rows.settings == compact(settings)) & rows.seed.isin(seeds)]
         if set(own.seed) == set(seeds):
-            found.append((settings, float(own[column].mean())))
+            found.append((settings, float(own[list(columns)].mean(axis=1).mean())))
     return found

@@ -18,7 +18,7 @@ from sklearn.metrics import f1_score, log_loss
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mtst_utils import MultiTaskModel, fit, layerwise_lr_groups
+from mtst_utils import MultiTaskModel, SentenceEncoder, fit, layerwise_lr_groups
 from mtst_utils.experiments import common
 from mtst_utils.experiments.common import (
     HEADLINE,
@@ -136,15 +136,16 @@ def lora(job: Job) -> Outcome:
 # --- A probe, tuned on the n labels alone ---------------------------------------------------------
 
 
-def features(backbone: str, frame: pd.DataFrame) -> np.ndarray:
-    """The mean-pooled output of every layer of the frozen backbone, the embeddings first: [N, L +
-    1, H].
+def features(
+    backbone: str, frame: pd.DataFrame, encoder: SentenceEncoder | None = None
+) -> np.ndarray:
+    """The mean-pooled output of every layer of an encoder (default: the pretrained one), the
+    embeddings first: [N, L + 1, H].
     """
-    encoder = common.new_model(backbone).encoder
+    encoder = encoder or common.new_model(backbone).encoder
     every = EveryLayer(encoder.backbone, encoder.tokenizer)
-    return every.encode(frame.text.tolist(), precision="auto").reshape(
-        len(frame), -1, encoder.dimension
-    )
+    states = every.encode(frame.text.tolist(), precision="auto")
+    return states.reshape(len(frame), -1, encoder.dimension)
 
 
 @lru_cache(maxsize=2)
@@ -344,10 +345,11 @@ FEW_LABELS = Study(
         Comparison("SetFit", "SetFit", "tuned probe", "practical gain"),
     ),
     metric=HEADLINE[0],
-    validation=f"valid {HEADLINE[0]}",
+    validation=(f"valid {HEADLINE[0]}",),
     margins={32: 0.02, 128: 0.02, 512: 0.01, 16: 0.02, 64: 0.02, 256: 0.02, 2048: 0.01},
     seeds={32: 20, 128: 20, 512: 10, 16: 10, 64: 10, 256: 10, 2048: 10},
     why="20 at 32 and 128 labels, where the headline is: a paired SD of 3 points shows 2.0 points "
-    "with 80 % power; 10 elsewhere, where it shows 3.0, and an SD of 1 point shows 1.0; test rows add their own error",
+    "with 80 % power; 10 elsewhere, where it shows 3.0, and an SD of 1 point shows 1.0; "
+    "test rows add their own error",
     tuned_at={32: 32, 128: 128, 512: 512, 16: 32, 64: 32, 256: 128, 2048: 512},
 )

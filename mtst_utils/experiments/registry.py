@@ -14,6 +14,7 @@ import pandas as pd
 
 from mtst_utils.backbones import DEFAULT
 from mtst_utils.experiments import designs, records
+from mtst_utils.experiments.bake_off import BAKE_OFF
 from mtst_utils.experiments.designs import (
     TUNING_SEEDS,
     Arm,
@@ -25,9 +26,13 @@ from mtst_utils.experiments.designs import (
     mean_scores,
 )
 from mtst_utils.experiments.few_labels import FEW_LABELS
+from mtst_utils.experiments.forgetting import FORGETTING, FORGETTING_HARD
+from mtst_utils.experiments.pooling_study import POOLING
 from mtst_utils.experiments.studies import STUDIES as UNDECLARED
 
-STUDIES: dict[str, Study] = {study.name: study for study in (FEW_LABELS,)}
+STUDIES: dict[str, Study] = {
+    study.name: study for study in (FEW_LABELS, BAKE_OFF, FORGETTING, FORGETTING_HARD, POOLING)
+}
 
 
 def declared(name: str) -> Study:

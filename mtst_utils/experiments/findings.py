@@ -1,0 +1,157 @@
+"""From a declared study's rows and predictions to the ledger's rows: effect, intervals, verdict by
+rule.
+
+Taught in data/METHOD.md.
+"""
+
+import numpy as np
+import pandas as pd
+
+from mtst_utils.backbones import DEFAULT
+from mtst_utils.experiments import records
+from mtst_utils.experiments.common import TASKS, codes, split
+from mtst_utils.experiments.designs import Comparison, Study, best
+from mtst_utils.experiments.intervals import (
+    Estimate,
+    accuracy_of,
+    group_values,
+    macro_f1_of,
+    seeds_needed,
+    two_way,
+)
+from mtst_utils.experiments.registry import declared, tuned
+from mtst_utils.experiments.verdicts import verdict
+
+# A metric by name: the mean of these (task, score). A frontier's point is judged by both tasks.
+METRICS = {
+    "sentiment macro F1": (("sentiment", macro_f1_of),),
+    "domain accuracy": (("domain", accuracy_of),),
+    "mean of both": (("sentiment", macro_f1_of), ("domain", accuracy_of)),
+}
+LEDGER = [
+    "number",
+    "claim",
+    "source",
+    "arm",
+    "rival",
+    "metric",
+    "unit",
+    "margin",
+    "effect",
+    "low",
+    "high",
+    "low90",
+    "high90",
+    "mde",
+    "seeds",
+    "corpus",
+    "backbone",
+    "p",
+    "verdict",
+    "n",
+    "seed_se",
+    "group_se",
+]
+
+
+def common_seeds(study: Study, backbone: str, n: int, arms: tuple[str, ...]) -> list[int]:
+    """The seeds that all these arms have finished; only those that were declared."""
+    rows = records.rows_of(study.name)
+    rows = rows[(rows.phase == "final") & (rows.backbone == backbone) & (rows.n == n)]
+    finished = [set(rows[rows.arm == arm].seed) for arm in arms]
+    return sorted(set.intersection(*finished) & set(range(study.seeds[n])))
+
+
+def values_of(
+    study: Study, backbone: str, n: int, arm: str, metric: str, seeds: list[int]
+) -> np.ndarray:
+    """A metric of an arm by seed and test group, [S, G], from the kept predictions."""
+    test, parts = split("test"), []
+    for task, score in METRICS[metric]:
+        guess = records.predictions(study.name, backbone, n, arm, seeds, task)
+        truth = codes(test[task], task)
+        parts.append(group_values(truth, guess, test.group, score, len(TASKS[task])))
+    return np.mean(parts, axis=0)
+
+
+def estimate(study: Study, comparison: Comparison, backbone: str, n: int) -> Estimate | None:
+    """arm - rival of a comparison; None while fewer than two seeds have both."""
+    seeds = common_seeds(study, backbone, n, (comparison.arm, comparison.rival))
+    if len(seeds) < 2:
+        return None
+    arm, rival = (
+        values_of(study, backbone, n, name, comparison.metric, seeds)
+        for name in (comparison.arm, comparison.rival)
+    )
+    numbers = (float(x) for x in two_way(arm - rival))
+    return Estimate(*numbers, *arm.shape)
+
+
+def findings(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
+    """One row per comparison and size that has seeds: the columns LEDGER, effects in points.
+
+    The verdict is "unfinished" until all declared seeds have run: nobody looks and then goes on.
+    """
+    study, table = declared(name), []
+    for n, wanted in study.seeds.items():
+        for comparison in study.comparisons:
+            found = estimate(study, comparison, backbone, n)
+            if found is None:
+                continue
+            finished = found.seeds == wanted
+            margin = study.margins[n]
+            row = {
+                "number": comparison.claim,
+                "claim": study.question,
+                "source": comparison.source,
+                "arm": comparison.arm,
+                "rival": comparison.rival,
+                "metric": comparison.metric,
+                "unit": "points",
+                "margin": 100 * margin,
+                "effect": 100 * found.effect,
+                "seeds": found.seeds,
+                "corpus": study.corpus,
+                "backbone": backbone,
+                "p": found.p,
+                "mde": 100 * found.mde,
+                "n": n,
+                "seed_se": 100 * found.seed_se,
+                "group_se": 100 * found.group_se,
+                "verdict": verdict(found, margin, comparison.promise) if finished else "unfinished",
+            }
+            row |= {
+                side: 100 * bound
+                for sides, level in ((("low", "high"), 0.95), (("low90", "high90"), 0.9))
+                for side, bound in zip(sides, found.interval(level), strict=True)
+            }
+            table.append(row)
+    return pd.DataFrame(table, columns=LEDGER)
+
+
+def plan(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
+    """What the tuning seeds say of the number of final seeds, per comparison and size: sd, needed,
+    declared.
+
+    sd: of the paired difference between the two arms' winners, on validation. From three seeds it
+    is a rough guess: at two degrees of freedom it may be twice, or half, what it should be.
+    """
+    study, table = declared(name), []
+    rows = records.rows_of(study.name)
+    rows = rows[(rows.phase == "tune") & (rows.backbone == backbone)]
+    for n, at in study.tuned_at.items():
+        for comparison in study.comparisons:
+            sides = []
+            for arm in (comparison.arm, comparison.rival):
+                scored = tuned(study, backbone, n, arm)
+                chosen = records.compact(best(scored)) if scored else None
+                own = rows[(rows.n == at) & (rows.arm == arm) & (rows.settings == chosen)]
+                sides.append(own.set_index("seed")[list(study.validation)].mean(axis=1))
+            paired = (sides[0] - sides[1]).dropna()
+            if len(paired) > 2:
+                sd = float(paired.std())
+                needed = seeds_needed(sd, study.margins[n])
+                table.append(
+                    (n, comparison.arm, comparison.rival, 100 * sd, needed, study.seeds[n])
+                )
+    return pd.DataFrame(table, columns=["n", "arm", "rival", "sd", "needed", "declared"])
