@@ -102,7 +102,7 @@ def converged_heads(job: Job, model: MultiTaskModel) -> None:
     """Give each head the weights of a logistic regression that has converged on the frozen
     embeddings.
 
-    C and class weights by cross-validation on the run's own sentences. Raises RuntimeError if one
+    C by cross-validation on the run's own sentences. Raises RuntimeError if one
     does not converge.
     """
     frame = common.training_rows(job)
@@ -110,8 +110,8 @@ def converged_heads(job: Job, model: MultiTaskModel) -> None:
     scaler = StandardScaler().fit(x)
     for task, head in model.heads.items():
         options = {"layers": "last", "chosen by": "log loss"}
-        _, c, weights = search(x[:, None, :], frame, task, options, job.seed)
-        fitted = LogisticRegression(C=c, class_weight=weights, max_iter=5000)
+        _, c = search(x[:, None, :], frame, task, options, job.seed)
+        fitted = LogisticRegression(C=c, class_weight="balanced", max_iter=5000)
         fitted.fit(scaler.transform(x), codes(frame[task], task))
         if fitted.n_iter_.max() >= fitted.max_iter or len(fitted.classes_) < len(TASKS[task]):
             raise RuntimeError(f"the probe of {task!r} has not converged, or lacks a class: {c=}")
@@ -185,7 +185,7 @@ BAKE_OFF = Study(
         ),
         "tuned probe": Arm(
             probe,
-            {"layers": ("last", "one", "one or two"), "chosen by": ("macro F1", "log loss")},
+            {"layers": ("last", "one", "any"), "chosen by": ("macro F1", "log loss")},
             "logistic regression on frozen features, chosen by cross-validation on the n labels",
         ),
     },

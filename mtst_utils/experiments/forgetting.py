@@ -208,8 +208,8 @@ def frozen(job: Job, source: str | None = None) -> Outcome:
     """
     model, frame, asked = after_first(job), second_rows(job, source), common.asked_rows(job)
     x, x_asked = (features(job.backbone, rows, model.encoder) for rows in (frame, asked))
-    layers, c, weights = search(x, frame, "sentiment", job.settings, job.seed)
-    fitted = logistic(c, weights).fit(joined(x, layers), codes(frame.sentiment, "sentiment"))
+    layers, c = search(x, frame, "sentiment", job.settings, job.seed)
+    fitted = logistic(c).fit(joined(x, layers), codes(frame.sentiment, "sentiment"))
     guess = {"sentiment": fitted.predict(joined(x_asked, layers))}
     guess["domain"] = common.predicted(model, asked)["domain"]
     return result(job, guess, labels=0, passes=0, copies=0)
@@ -232,7 +232,7 @@ def _arms(source: str | None) -> dict[str, Arm]:
         ),
         "backbone frozen": Arm(
             partial(frozen, source=source),
-            {"layers": ("last", "one", "one or two"), "chosen by": ("macro F1", "log loss")},
+            {"layers": ("last", "one", "any"), "chosen by": ("macro F1", "log loss")},
             "a tuned probe for the second task",
         ),
         "LoRA": Arm(
