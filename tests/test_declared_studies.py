@@ -188,6 +188,7 @@ def test_every_arm_runs_in_both_phases(tiny, name, monkeypatch):
     """At its first and its last settings, on few sentences, with a small search for probes."""
     monkeypatch.setattr(few_labels, "STRENGTHS", (0.01,))
     monkeypatch.setattr(few_labels, "SHORTLIST", 1)
+    monkeypatch.setattr(common, "CURVE", 20)
     study = registry.STUDIES[name]
     n = min(study.seeds)
     truth = common.codes(common.split("test").sentiment, "sentiment")
@@ -401,3 +402,64 @@ def test_findings_are_unfinished_until_all_seeds_have_run(tiny, monkeypatch):
     assert row["effect"] == pytest.approx(60, abs=8)
     assert findings.findings("toy", "another backbone").empty
     assert findings.plan("toy", "b").needed.tolist() == [2]  # these toys do not vary
+
+
+def test_rows_that_do_not_follow_from_the_declaration_are_found(tiny, monkeypatch):
+    """The audit of the committed rows passes a study that ran, and sees each way of bending it."""
+    truth = common.codes(tiny[tiny.split == "test"].sentiment, "sentiment")
+
+    def run(job):
+        if job.phase == "tune":
+            return Outcome({"valid sentiment macro F1": job.settings["lr"]})
+        guess = {"sentiment": np.roll(truth, job.seed)}
+        return Outcome(common.scores(guess, common.split("test")), guess)
+
+    arms = {name: Arm(run, {"lr": (1, 2)}, "") for name in "AB"} | {"none": Arm(run, {}, "")}
+    monkeypatch.setitem(registry.STUDIES, "toy", toy(arms=arms))
+    registry.run("toy", "b")
+    assert findings.audit("toy", "b") == []
+    path = results.RESULTS / "toy.csv"
+    whole = pd.read_csv(path)
+    final = whole.phase == "final"
+    a, last = final & (whole.arm == "A"), whole.index == whole.index[-1]
+
+    def bent(where, **values):
+        whole.assign(**{c: whole[c].mask(where, v) for c, v in values.items()}).to_csv(
+            path, index=False
+        )
+        return " ".join(findings.audit("toy", "b"))
+
+    assert "A: settings are not those" in bent(a, settings='{"lr":1}')
+    assert "sentiment macro F1 does not follow" in bent(a, **{"sentiment macro F1": 0.9})
+    assert "arms of different commits" in bent(last, commit="other")
+    assert "seeds are not the first" in bent(last, seed=7)
+    assert "predictions are missing" in bent(last, seed=7)
+    assert "another seed than the tuning seeds" in bent(~final, seed=3)
+    assert "has a score on test" in bent(~final, **{"domain accuracy": 0.9})
+
+
+@pytest.mark.parametrize("name", list(registry.STUDIES))
+def test_committed_rows_follow_from_the_declaration(name):
+    assert findings.audit(name) == []
+
+
+def test_the_gap_and_the_curve(tiny, monkeypatch):
+    def run(job):
+        truth = common.codes(common.split("test").sentiment, "sentiment")
+        if job.phase == "tune":
+            return Outcome({"valid sentiment macro F1": 0.5})
+        found = common.scores({"sentiment": truth}, common.split("test"))
+        own = {"training sentiment macro F1": 0.9 if job.settings["lr"] < 3 else 0.7}
+        details = {"curve": {0.5: 0.6, 1: 0.5 + job.seed / 100}}
+        return Outcome(found | own, {"sentiment": truth}, details)
+
+    arms = {"A": Arm(run, {"lr": (1, 2)}, ""), "B": Arm(run, {"lr": (3, 4)}, "")}
+    study = toy(arms=arms, comparisons=(Comparison("11", "A", "B", "gain", "gap"),))
+    monkeypatch.setitem(registry.STUDIES, "toy", study)
+    registry.run("toy", "b")
+    (row,) = findings.findings("toy", "b").to_dict("records")
+    assert row["effect"] == pytest.approx(20)
+    assert findings.curve(study, "b", 16, "A").loc[1].to_dict() == {0.5: 0.6, 1.0: 0.51}
+    assert findings.more_training(study, "b", 16, "A")[0] == pytest.approx(-9.5)
+    monkeypatch.setattr(findings, "STUDIES", {"toy": study})
+    assert findings.ledger("b").survives.tolist() == [True]

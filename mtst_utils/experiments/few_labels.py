@@ -133,6 +133,12 @@ def lora(job: Job) -> Outcome:
     return outcome(job, model, *trained(job, model, rates(model, lr, lr)))
 
 
+def untrained(job: Job) -> Outcome:
+    """The heads as they start: what is there before anything is learned."""
+    model = common.new_model(job.backbone, seed=job.seed)
+    return outcome(job, model, common.training_rows(job), {})
+
+
 # --- A probe, tuned on the n labels alone ---------------------------------------------------------
 
 
@@ -316,6 +322,7 @@ FEW_LABELS = Study(
     question="With n labelled sentences and nothing else: tuned probe, full, LoRA or SetFit?",
     corpus="rated sentences",
     arms={
+        "untrained heads": Arm(untrained, {}, "as they start, on the frozen backbone"),
         "tuned probe": Arm(
             probe,
             {"layers": ("last", "one", "any"), "chosen by": ("macro F1", "log loss")},
@@ -341,6 +348,8 @@ FEW_LABELS = Study(
         ),
     },
     comparisons=(
+        Comparison("10", "tuned probe", "untrained heads", "practical gain"),
+        Comparison("11", "full", "tuned probe", "gain", "gap"),
         Comparison("13", "tuned probe", "full", "no loss"),
         Comparison("13", "tuned probe", "full", "no loss", "domain accuracy"),
         Comparison("headline 2", "full", "tuned probe", "practical gain"),

@@ -4,29 +4,34 @@ rule.
 Taught in data/METHOD.md.
 """
 
+import json
+
 import numpy as np
 import pandas as pd
 
 from mtst_utils.backbones import DEFAULT
 from mtst_utils.experiments import records
 from mtst_utils.experiments.common import TASKS, codes, split
-from mtst_utils.experiments.designs import Comparison, Study, best
+from mtst_utils.experiments.designs import TUNING_SEEDS, Comparison, Study, best
 from mtst_utils.experiments.intervals import (
     Estimate,
     accuracy_of,
     group_values,
     macro_f1_of,
     seeds_needed,
+    t_interval,
     two_way,
 )
-from mtst_utils.experiments.registry import declared, tuned
-from mtst_utils.experiments.verdicts import verdict
+from mtst_utils.experiments.registry import STUDIES, chosen, declared, tuned
+from mtst_utils.experiments.verdicts import verdict, with_holm
 
 # A metric by name: the mean of these (task, score). A frontier's point is judged by both tasks.
 METRICS = {
     "sentiment macro F1": (("sentiment", macro_f1_of),),
     "domain accuracy": (("domain", accuracy_of),),
     "mean of both": (("sentiment", macro_f1_of), ("domain", accuracy_of)),
+    # How much better a model does on the sentences it was trained on.
+    "gap": (("sentiment", macro_f1_of),),
 }
 LEDGER = [
     "number",
@@ -56,9 +61,7 @@ LEDGER = [
 
 def common_seeds(study: Study, backbone: str, n: int, arms: tuple[str, ...]) -> list[int]:
     """The seeds that all these arms have finished; only those that were declared."""
-    rows = records.rows_of(study.name)
-    rows = rows[(rows.phase == "final") & (rows.backbone == backbone) & (rows.n == n)]
-    finished = [set(rows[rows.arm == arm].seed) for arm in arms]
+    finished = [set(_final(study, backbone, n, arm).seed) for arm in arms]
     return sorted(set.intersection(*finished) & set(range(study.seeds[n])))
 
 
@@ -71,7 +74,35 @@ def values_of(
         guess = records.predictions(study.name, backbone, n, arm, seeds, task)
         truth = codes(test[task], task)
         parts.append(group_values(truth, guess, test.group, score, len(TASKS[task])))
-    return np.mean(parts, axis=0)
+    values = np.mean(parts, axis=0)
+    if metric != "gap":
+        return values
+    rows = _final(study, backbone, n, arm).set_index("seed")
+    return rows.loc[seeds, ["training sentiment macro F1"]].to_numpy() - values
+
+
+def _final(study: Study, backbone: str, n: int, arm: str) -> pd.DataFrame:
+    rows = records.rows_of(study.name)
+    same = (rows.phase == "final") & (rows.backbone == backbone)
+    return rows[same & (rows.n == n) & (rows.arm == arm)]
+
+
+def curve(study: Study, backbone: str, n: int, arm: str) -> pd.DataFrame:
+    """An arm's curve over training: sentiment macro F1 on the curve's test rows; a row a seed, a
+    column a share of all steps (for a probe: a strength of regularisation, C).
+    """
+    rows = _final(study, backbone, n, arm).set_index("seed").details.map(json.loads)
+    return pd.DataFrame({seed: found["curve"] for seed, found in rows.items()}).T.rename(
+        columns=float
+    )
+
+
+def more_training(study: Study, backbone: str, n: int, arm: str) -> tuple[float, float, float]:
+    """Does more training hurt? The score at the end minus that after half of the steps, by seed:
+    mean and its t interval over seeds alone, in points.
+    """
+    found = curve(study, backbone, n, arm)
+    return t_interval(100 * (found[1.0] - found[0.5]))
 
 
 def estimate(study: Study, comparison: Comparison, backbone: str, n: int) -> Estimate | None:
@@ -155,3 +186,59 @@ def plan(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
                     (n, comparison.arm, comparison.rival, 100 * sd, needed, study.seeds[n])
                 )
     return pd.DataFrame(table, columns=["n", "arm", "rival", "sd", "needed", "declared"])
+
+
+def ledger(backbone: str = DEFAULT) -> pd.DataFrame:
+    """The findings of all declared studies, with Holm's correction over those that are finished."""
+    parts = [findings(name, backbone) for name in STUDIES]
+    table = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    table.loc[table.verdict == "unfinished", "p"] = np.nan
+    return with_holm(table)
+
+
+def audit(name: str, backbone: str = DEFAULT) -> list[str]:
+    """What in a study's rows is against its declaration; [] if nothing is.
+
+    Tuning rows: tuning seeds, and no score on test. Final rows: declared seeds, the settings that
+    the tuning rows choose, whole pairs up to the seed that is running, one commit for all arms of a
+    seed, and scores that follow from the kept predictions.
+    """
+    study, found = declared(name), []
+    rows = records.rows_of(name)
+    rows = rows[rows.backbone == backbone]
+    tuning = rows[rows.phase == "tune"]
+    if not tuning.seed.isin(TUNING_SEEDS).all():
+        found.append("a tuning row has another seed than the tuning seeds")
+    if tuning[["sentiment macro F1", "domain accuracy"]].notna().to_numpy().any():
+        found.append("a tuning row has a score on test")
+    for n in study.seeds:
+        for arm in study.arms_at(n):
+            own = _final(study, backbone, n, arm)
+            if len(own):
+                found += [
+                    f"n={n}, {arm}: {fault}" for fault in _faults(study, backbone, n, arm, own)
+                ]
+    for (n, seed), part in rows[rows.phase == "final"].groupby(["n", "seed"]):
+        if part.commit.nunique() > 1:
+            found.append(f"n={n}, seed {seed}: arms of different commits")
+    return found
+
+
+def _faults(study: Study, backbone: str, n: int, arm: str, own: pd.DataFrame) -> list[str]:
+    """What is wrong with the final rows of one arm at one size."""
+    faults, seeds = [], own.seed.tolist()
+    if sorted(seeds) != list(range(len(seeds))) or len(seeds) > study.seeds[n]:
+        faults.append("seeds are not the first of those declared")
+    if set(own.settings) != {records.compact(chosen(study, backbone, n, arm)[0])}:
+        faults.append("settings are not those that the tuning chose")
+    for metric in ("sentiment macro F1", "domain accuracy"):
+        if own[metric].isna().all():
+            continue
+        try:
+            again = values_of(study, backbone, n, arm, metric, seeds).mean(1)
+        except (KeyError, FileNotFoundError):
+            faults.append("predictions are missing")
+            continue
+        if np.abs(again - own[metric]).max() > 1e-5:
+            faults.append(f"{metric} does not follow from the predictions")
+    return faults

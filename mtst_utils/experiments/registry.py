@@ -113,10 +113,10 @@ def tuned(study: Study, backbone: str, n: int, name: str) -> list[tuple[dict, fl
 
 def tune(study: Study, backbone: str, n: int, name: str, scale: str = "full") -> None:
     """Run what is missing of an arm's tuning for size n, widening its grid while the winner is on
-    an edge.
+    an edge. An arm without axes has nothing to tune.
     """
     arm, at = study.arms[name], study.tuned_at[n]
-    todo = grid(arm)
+    todo = grid(arm) if arm.axes else []
     while todo:
         for settings in todo:
             for seed in TUNING_SEEDS:
@@ -136,11 +136,21 @@ def final(
     where that is not done.
     """
     for name in arms:
-        arm, scored = study.arms[name], tuned(study, backbone, n, name)
-        if len(scored) < designs.tries(arm) or not _widened(arm, scored):
-            raise ValueError(f"{study.name}: {name!r} is not tuned for n={n}; run its tuning first")
-        facts = {"tries": len(scored), "at_edge": designs.at_edge(arm, scored)}
-        _run(study, name, Job(backbone, n, seed, best(scored), "final", scale), **facts)
+        settings, facts = chosen(study, backbone, n, name)
+        _run(study, name, Job(backbone, n, seed, settings, "final", scale), **facts)
+
+
+def chosen(study: Study, backbone: str, n: int, name: str) -> tuple[dict, dict]:
+    """The settings that an arm's tuning rows choose, and how many tries, and which edges, that was.
+
+    Raises ValueError where the tuning is not complete.
+    """
+    arm, scored = study.arms[name], tuned(study, backbone, n, name)
+    if not arm.axes:
+        return {}, {"tries": 0, "at_edge": ""}
+    if len(scored) < designs.tries(arm) or not _widened(arm, scored):
+        raise ValueError(f"{study.name}: {name!r} is not tuned for n={n}; run its tuning first")
+    return best(scored), {"tries": len(scored), "at_edge": designs.at_edge(arm, scored)}
 
 
 def _widened(arm: Arm, scored: list[tuple[dict, float]]) -> bool:
@@ -163,18 +173,18 @@ def run(
     """
     study = declared(name)
     for n in sizes or study.seeds:
-        chosen = [arm for arm in study.arms_at(n) if arms is None or arm in arms]
-        for arm in chosen:
+        wanted = [arm for arm in study.arms_at(n) if arms is None or arm in arms]
+        for arm in wanted:
             if not available(study.arms[arm]):
                 raise ValueError(
                     f"{arm!r} needs {', '.join(study.arms[arm].needs)}: pip install -e '.[studies]'"
                 )
         if phase in ("run", "tune"):
-            for arm in chosen:
+            for arm in wanted:
                 tune(study, backbone, n, arm, scale)
         if phase in ("run", "final"):
             for seed in range(study.seeds[n]):
-                final(study, backbone, n, seed, chosen, scale)
+                final(study, backbone, n, seed, wanted, scale)
 
 
 def state(study: Study, backbone: str = DEFAULT) -> pd.DataFrame:
