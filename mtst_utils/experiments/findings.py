@@ -229,8 +229,12 @@ def _faults(study: Study, backbone: str, n: int, arm: str, own: pd.DataFrame) ->
     faults, seeds = [], own.seed.tolist()
     if sorted(seeds) != list(range(len(seeds))) or len(seeds) > study.seeds[n]:
         faults.append("seeds are not the first of those declared")
-    if set(own.settings) != {records.compact(chosen(study, backbone, n, arm)[0])}:
-        faults.append("settings are not those that the tuning chose")
+    try:
+        settings = records.compact(chosen(study, backbone, n, arm)[0])
+    except ValueError as error:
+        settings = str(error)
+    if set(own.settings) != {settings}:
+        faults.append(f"settings are not those that the tuning chose ({settings})")
     for metric in ("sentiment macro F1", "domain accuracy"):
         if own[metric].isna().all():
             continue
