@@ -183,6 +183,7 @@ def test_a_head_starts_the_same_whatever_else_is_in_the_model(tiny):
     assert not torch.equal(joint.heads["sentiment"].weight, joint.heads["domain"].weight[:3])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # SetFit's
 @pytest.mark.parametrize("name", list(registry.STUDIES))
 def test_every_arm_runs_in_both_phases(tiny, name, monkeypatch):
     """At its first and its last settings, on few sentences, with a small search for probes."""
