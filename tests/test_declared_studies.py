@@ -108,6 +108,14 @@ def test_a_study_that_is_not_declared_does_not_run(monkeypatch):
             registry.run("toy")
 
 
+def test_margins_are_those_of_the_standard():
+    """1 point of sentiment macro F1, half a point of domain accuracy; 2 with 256 labels or fewer."""
+    study, few = few_labels.FEW_LABELS, (16, 32, 64, 128, 256)
+    assert {study.margin(n, m) for n in few for m in common.HEADLINE} == {0.02}
+    assert {study.margin(n, "sentiment macro F1") for n in (512, 2048)} == {0.01}
+    assert {study.margin(n, "domain accuracy") for n in (512, 2048)} == {0.005}
+
+
 def test_every_declared_study_is_whole():
     for study in registry.STUDIES.values():
         assert study.missing() == []

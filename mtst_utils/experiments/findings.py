@@ -1,7 +1,6 @@
-"""From a declared study's rows and predictions to the ledger's rows: effect, intervals, verdict by
-rule.
+"""From a declared study's rows and predictions to the ledger's: effect, intervals, verdict.
 
-Taught in data/METHOD.md.
+`python -m mtst_utils.experiments.findings` prints them. Taught in data/METHOD.md.
 """
 
 import json
@@ -130,7 +129,7 @@ def findings(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
             if found is None:
                 continue
             finished = found.seeds == wanted
-            margin = study.margins[n]
+            margin = study.margin(n, comparison.metric)
             row = {
                 "number": comparison.claim,
                 "claim": study.question,
@@ -181,7 +180,7 @@ def plan(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
             paired = (sides[0] - sides[1]).dropna()
             if len(paired) > 2:
                 sd = float(paired.std())
-                needed = seeds_needed(sd, study.margins[n])
+                needed = seeds_needed(sd, study.margin(n, comparison.metric))
                 table.append(
                     (n, comparison.arm, comparison.rival, 100 * sd, needed, study.seeds[n])
                 )
@@ -191,7 +190,8 @@ def plan(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
 def ledger(backbone: str = DEFAULT) -> pd.DataFrame:
     """The findings of all declared studies, with Holm's correction over those that are finished."""
     parts = [findings(name, backbone) for name in STUDIES]
-    table = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    parts = [part for part in parts if len(part)]
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=LEDGER)
     table.loc[table.verdict == "unfinished", "p"] = np.nan
     return with_holm(table)
 
@@ -246,3 +246,18 @@ def _faults(study: Study, backbone: str, n: int, arm: str, own: pd.DataFrame) ->
         if np.abs(again - own[metric]).max() > 1e-5:
             faults.append(f"{metric} does not follow from the predictions")
     return faults
+
+
+def main() -> None:
+    """The ledger so far, the seeds that the tuning asks for, and what is wrong with the rows."""
+    for name in STUDIES:
+        faults = audit(name)
+        print(f"\n{name}: {'; '.join(faults) or 'the rows follow from the declaration'}")
+        print(plan(name).round(1).to_string(index=False))
+    table = ledger()
+    shown = ["number", "arm", "rival", "metric", "n", "effect", "low", "high", "mde", "seeds"]
+    print(table[[*shown, "p_holm", "verdict"]].round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
