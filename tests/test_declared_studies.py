@@ -3,6 +3,7 @@ where they stopped.
 """
 
 import dataclasses
+import functools
 
 import conftest
 import numpy as np
@@ -109,7 +110,7 @@ def test_a_study_that_is_not_declared_does_not_run(monkeypatch):
 
 
 def test_margins_are_those_of_the_standard():
-    """1 point of sentiment macro F1, half a point of domain accuracy; 2 with 256 labels or fewer."""
+    """1 point of sentiment macro F1, half of one of domain accuracy; 2 with few labels."""
     study, few = few_labels.FEW_LABELS, (16, 32, 64, 128, 256)
     assert {study.margin(n, m) for n in few for m in common.HEADLINE} == {0.02}
     assert {study.margin(n, "sentiment macro F1") for n in (512, 2048)} == {0.01}
@@ -204,6 +205,10 @@ def test_every_arm_runs_in_both_phases(tiny, name, monkeypatch):
     for arm_name, arm in study.arms_at(n).items():
         if not registry.available(arm):
             assert arm_name == "SetFit"
+            continue
+        if name == "cost":
+            details = arm.run(Job("b", n, 0, {}, "final", "quick")).details
+            assert all(details[metric] > 0 for metric in findings.COSTS)
             continue
         tuned = arm.run(Job("b", n, 0, designs.grid(arm)[0], "tune", "quick"))
         assert set(tuned.scores) <= {"valid sentiment macro F1", "valid domain accuracy"}
@@ -472,3 +477,27 @@ def test_the_gap_and_the_curve(tiny, monkeypatch):
     assert findings.more_training(study, "b", 16, "A")[0] == pytest.approx(-9.5)
     monkeypatch.setattr(findings, "STUDIES", {"toy": study})
     assert findings.ledger("b").survives.tolist() == [True]
+
+
+def test_a_cost_is_a_ratio(tiny, monkeypatch):
+    """Half as long is 2 times cheaper; 3 % more is within the margin of 5 %."""
+    cost = {"A": 1.0, "B": 2.0, "C": 1.03}
+
+    def run(job, name):
+        noise = {"A": 0.01, "B": 0.0, "C": -0.01}[name] * (job.seed % 3)
+        return Outcome({}, details={"seconds": cost[name] * (1 + noise)})
+
+    arms = {name: Arm(functools.partial(run, name=name), {}, "") for name in cost}
+    comparisons = (
+        Comparison("7", "A", "B", "practical gain", "seconds"),
+        Comparison("4", "C", "A", "no loss", "seconds"),
+    )
+    changes = {"arms": arms, "comparisons": comparisons, "margins": {16: 0.05}, "seeds": {16: 9}}
+    monkeypatch.setitem(registry.STUDIES, "toy", toy(**changes))
+    registry.run("toy", "b")
+    table = findings.findings("toy", "b")
+    assert table.effect.tolist() == pytest.approx([1.98, 0.99], abs=0.01)
+    assert table.unit.tolist() == ["times", "times"]
+    assert table.margin.tolist() == pytest.approx([1.05, 1.05])
+    assert table.verdict.tolist() == ["holds", "no difference"]
+    assert findings.audit("toy", "b") == []

@@ -64,20 +64,16 @@ def test_what_cannot_be_judged_is_refused():
 
 
 def test_two_settings_with_opposite_clear_signs():
-    rows = pd.DataFrame(
-        {"low": [0.1, -2.0], "high": [2.0, -0.1], "verdict": ["holds", "does not hold"]}
-    )
+    rows = pd.DataFrame({"sign": [1, -1], "verdict": ["holds", "does not hold"]})
     assert over_settings(rows) == "depends"
-    assert over_settings(rows.assign(high=[2.0, 0.1])) == "cannot tell"
+    assert over_settings(rows.assign(sign=[1, 0])) == "cannot tell"
     assert over_settings(rows[:1]) == "holds"
     with pytest.raises(ValueError, match="one setting or more"):
         over_settings(rows[:0])
 
 
 def test_what_does_not_survive_the_correction_says_so():
-    ledger = pd.DataFrame(
-        {"p": [0.001, 0.03, 0.5, np.nan], "low": [0.2, 0.1, -1, np.nan], "high": [1, 1, 1, np.nan]}
-    )
+    ledger = pd.DataFrame({"p": [0.001, 0.03, 0.5, np.nan], "sign": [1, -1, 0, 0]})
     table = with_holm(ledger)
     assert table.p_holm.tolist() == pytest.approx([0.003, 0.06, 0.5, np.nan], nan_ok=True)
     assert table.survives.tolist() == [True, False, None, None]

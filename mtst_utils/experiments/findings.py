@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from mtst_utils.backbones import DEFAULT
 from mtst_utils.experiments import records
@@ -55,6 +56,7 @@ LEDGER = [
     "n",
     "seed_se",
     "group_se",
+    "sign",
 ]
 
 
@@ -104,11 +106,31 @@ def more_training(study: Study, backbone: str, n: int, arm: str) -> tuple[float,
     return t_interval(100 * (found[1.0] - found[0.5]))
 
 
+COSTS = ("seconds", "memory")  # compared as ratios, from the details of the rows
+
+
+def ratio(
+    study: Study, comparison: Comparison, backbone: str, n: int, seeds: list[int]
+) -> Estimate:
+    """log(rival / arm) of a cost, paired by repeat: above zero, the arm is cheaper. There are no
+    test groups: a t interval over repeats.
+    """
+    logs = []
+    for arm in (comparison.arm, comparison.rival):
+        rows = _final(study, backbone, n, arm).set_index("seed").loc[seeds]
+        logs.append(np.log([json.loads(text)[comparison.metric] for text in rows.details]))
+    found = logs[1] - logs[0]
+    se, count = float(stats.sem(found)), len(found)
+    return Estimate(float(found.mean()), se, count - 1, se, 0.0, count, 0)
+
+
 def estimate(study: Study, comparison: Comparison, backbone: str, n: int) -> Estimate | None:
-    """arm - rival of a comparison; None while fewer than two seeds have both."""
+    """arm - rival of a comparison (a cost: `ratio`); None while fewer than two seeds have both."""
     seeds = common_seeds(study, backbone, n, (comparison.arm, comparison.rival))
     if len(seeds) < 2:
         return None
+    if comparison.metric in COSTS:
+        return ratio(study, comparison, backbone, n, seeds)
     arm, rival = (
         values_of(study, backbone, n, name, comparison.metric, seeds)
         for name in (comparison.arm, comparison.rival)
@@ -118,45 +140,55 @@ def estimate(study: Study, comparison: Comparison, backbone: str, n: int) -> Est
 
 
 def findings(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
-    """One row per comparison and size that has seeds: the columns LEDGER, effects in points.
+    """One row per comparison and size that has seeds: the columns LEDGER. Scores in points; costs
+    in times, how many times the arm's the rival's is.
 
     The verdict is "unfinished" until all declared seeds have run: nobody looks and then goes on.
     """
-    study, table = declared(name), []
-    for n, wanted in study.seeds.items():
-        for comparison in study.comparisons:
-            found = estimate(study, comparison, backbone, n)
-            if found is None:
-                continue
-            finished = found.seeds == wanted
-            margin = study.margin(n, comparison.metric)
-            row = {
-                "number": comparison.claim,
-                "claim": study.question,
-                "source": comparison.source,
-                "arm": comparison.arm,
-                "rival": comparison.rival,
-                "metric": comparison.metric,
-                "unit": "points",
-                "margin": 100 * margin,
-                "effect": 100 * found.effect,
-                "seeds": found.seeds,
-                "corpus": study.corpus,
-                "backbone": backbone,
-                "p": found.p,
-                "mde": 100 * found.mde,
-                "n": n,
-                "seed_se": 100 * found.seed_se,
-                "group_se": 100 * found.group_se,
-                "verdict": verdict(found, margin, comparison.promise) if finished else "unfinished",
-            }
-            row |= {
-                side: 100 * bound
-                for sides, level in ((("low", "high"), 0.95), (("low90", "high90"), 0.9))
-                for side, bound in zip(sides, found.interval(level), strict=True)
-            }
-            table.append(row)
-    return pd.DataFrame(table, columns=LEDGER)
+    study = declared(name)
+    found = (
+        (n, c, estimate(study, c, backbone, n)) for n in study.seeds for c in study.comparisons
+    )
+    rows = [_row(study, backbone, *part) for part in found if part[2] is not None]
+    return pd.DataFrame(rows, columns=LEDGER)
+
+
+def _row(study: Study, backbone: str, n: int, comparison: Comparison, found: Estimate) -> dict:
+    cost = comparison.metric in COSTS
+    margin = study.margin(n, comparison.metric)
+    margin = float(np.log1p(margin)) if cost else margin
+    finished = found.seeds == study.seeds[n]
+
+    def shown(value: float) -> float:
+        return float(np.exp(value)) if cost else 100 * value
+
+    low, high = found.interval()
+    low90, high90 = found.interval(0.9)
+    return {
+        "number": comparison.claim,
+        "claim": study.question,
+        "source": comparison.source,
+        "arm": comparison.arm,
+        "rival": comparison.rival,
+        "metric": comparison.metric,
+        "unit": "times" if cost else "points",
+        "margin": shown(margin),
+        "effect": shown(found.effect),
+        "low": shown(low),
+        "high": shown(high),
+        "low90": shown(low90),
+        "high90": shown(high90),
+        "mde": shown(found.mde),
+        "seeds": found.seeds,
+        "corpus": study.corpus,
+        "backbone": backbone,
+        "p": found.p,
+        "verdict": verdict(found, margin, comparison.promise) if finished else "unfinished",
+        "n": n,
+        "seed_se": 100 * found.seed_se,
+        "group_se": 100 * found.group_se,
+        "sign": int(low > 0) - int(high < 0),
+    }
 
 
 def plan(name: str, backbone: str = DEFAULT) -> pd.DataFrame:

@@ -15,6 +15,7 @@ import pandas as pd
 from mtst_utils.backbones import DEFAULT
 from mtst_utils.experiments import designs, records
 from mtst_utils.experiments.bake_off import BAKE_OFF
+from mtst_utils.experiments.cost import COST
 from mtst_utils.experiments.designs import (
     TUNING_SEEDS,
     Arm,
@@ -31,7 +32,8 @@ from mtst_utils.experiments.pooling_study import POOLING
 from mtst_utils.experiments.studies import STUDIES as UNDECLARED
 
 STUDIES: dict[str, Study] = {
-    study.name: study for study in (FEW_LABELS, BAKE_OFF, FORGETTING, FORGETTING_HARD, POOLING)
+    study.name: study
+    for study in (FEW_LABELS, BAKE_OFF, FORGETTING, FORGETTING_HARD, POOLING, COST)
 }
 
 

@@ -43,15 +43,15 @@ def verdict(estimate: Estimate, margin: float, promise: Promise) -> str:
 
 
 def over_settings(rows: pd.DataFrame) -> str:
-    """One verdict from several settings of one claim: rows with the columns low, high (95 %) and
-    verdict.
+    """One verdict from several settings of one claim: rows with the columns sign (1 or -1 if the
+    95 % interval is above or below zero, else 0) and verdict.
 
     *depends* if the effect is clearly above zero in one and clearly below in another; else the
     verdict they share, or *cannot tell* if they share none. Raises ValueError for no rows.
     """
     if rows.empty:
         raise ValueError("a verdict needs one setting or more; got none")
-    if (rows.low > 0).any() and (rows.high < 0).any():
+    if (rows.sign > 0).any() and (rows.sign < 0).any():
         return "depends"
     return rows.verdict.iloc[0] if rows.verdict.nunique() == 1 else "cannot tell"
 
@@ -63,6 +63,6 @@ def with_holm(ledger: pd.DataFrame) -> pd.DataFrame:
     survives is True, False, or None where the verdict rests on no test against zero.
     """
     adjusted = holm(ledger.p)
-    clear = (ledger.low > 0) | (ledger.high < 0)
+    clear = ledger.sign != 0
     survives = [bool(p < ALPHA) if sign else None for p, sign in zip(adjusted, clear, strict=True)]
     return ledger.assign(p_holm=adjusted, survives=survives)
