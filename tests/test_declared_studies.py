@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_sample_weight
 
 import mtst_utils as mtst
 from mtst_utils.experiments import (
@@ -501,3 +502,41 @@ def test_a_cost_is_a_ratio(tiny, monkeypatch):
     assert table.margin.tolist() == pytest.approx([1.05, 1.05])
     assert table.verdict.tolist() == ["holds", "no difference"]
     assert findings.audit("toy", "b") == []
+
+
+def test_every_class_weighs_the_same_as_in_the_probes(tiny):
+    """The loss of a linear head is what scikit-learn minimises with balanced classes."""
+    model = common.new_model(None)
+    frame = tiny[:40].assign(sentiment=["neutral"] * 5 + ["positive"] * 35)  # and no negative
+    learner = common.Balanced(model, frame).eval()
+    assert learner.weights["sentiment"].tolist() == pytest.approx([20, 4, 40 / 70])
+    inputs = model.encoder.collate(model.encoder.tokenize(frame.text.tolist())[0])
+    truth = common.codes(frame.sentiment, "sentiment").astype(int)
+    with torch.no_grad():
+        output = learner(*inputs, {"sentiment": torch.tensor(truth)})
+        plain = model.eval()(*inputs).logits["sentiment"].log_softmax(-1)
+    surprise = -plain[range(40), truth].numpy()
+    weights = compute_sample_weight("balanced", frame.sentiment)
+    assert output.loss.item() == pytest.approx((weights * surprise).mean(), rel=1e-5)
+    some = torch.tensor([*truth[:20], *[-100] * 20])  # a row without a label counts for nothing
+    with torch.no_grad():
+        half = learner(*inputs, {"sentiment": some}).loss.item()
+    assert half == pytest.approx((weights * surprise)[:20].mean(), rel=1e-5)
+    before = model.heads["sentiment"].weight.clone()
+    mtst.fit(learner, frame, epochs=1, progress=False)
+    assert not torch.equal(model.heads["sentiment"].weight, before)  # it trains the model
+
+
+def test_distillation_keeps_a_tasks_answers(tiny):
+    model, rows = common.new_model(None), tiny[:8]
+    learner = forgetting.KeepsAnswers(model, rows, "domain", 1.0).eval()
+    assert not any("before" in name for name, _ in learner.named_parameters())
+    inputs = model.encoder.collate(model.encoder.tokenize(rows.text.tolist())[0])
+    labels = {"sentiment": torch.tensor(common.codes(rows.sentiment, "sentiment").astype(int))}
+    same = learner(*inputs, labels)
+    assert same.losses["keep domain"].item() == pytest.approx(0, abs=1e-6)  # nothing moved yet
+    with torch.no_grad():
+        model.encoder.backbone.encoder.layer[2].output.dense.weight.normal_()
+    moved = learner(*inputs, labels)
+    assert moved.losses["keep domain"] > 1e-4
+    assert moved.loss.item() == pytest.approx(sum(moved.losses.values()).item())

@@ -57,7 +57,7 @@ def learn(job: Job, model: MultiTaskModel, optimizer, callbacks=()) -> Outcome:
     asked = common.asked_rows(job)
     curve = TestCurve(common.curve_rows() if job.phase == "final" else asked[:200], steps)
     fit(
-        model,
+        common.Balanced(model, frame),
         frame,
         epochs=count,
         batch_size=BATCH,

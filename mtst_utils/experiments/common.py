@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import StratifiedGroupKFold
+from torch.nn.functional import cross_entropy
 
 from mtst_utils import MultiTaskModel, SentenceEncoder, Task, load_rated_sentences, seed_everything
 from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS
@@ -55,6 +56,39 @@ def new_model(
         draw_head(head, seed, name)
     seed_everything(seed)
     return model
+
+
+class Balanced(MultiTaskModel):
+    """A model in whose loss every class weighs the same, however rare it is in the training rows.
+
+    As in macro F1, which arms are compared by, and as the probes have it. Encoder and heads are
+    those of the model it is made from, so that training this one trains that. frame: training rows.
+    """
+
+    def __init__(self, model: MultiTaskModel, frame: pd.DataFrame):
+        super().__init__(model.encoder, list(model.tasks.values()), model.dropout.p)
+        self.heads, self.weights = model.heads, {}
+        for task in set(model.tasks) & set(frame):
+            labelled = codes(frame[task].dropna(), task)
+            counts = np.bincount(labelled, minlength=len(TASKS[task]))
+            present = (counts > 0).sum()
+            weights = len(labelled) / np.maximum(present * counts, 1)
+            self.weights[task] = torch.tensor(weights, dtype=torch.float32)
+
+    def forward(self, input_ids, attention_mask, labels=None):
+        """As MultiTaskModel's, but for the loss: sum of weight * cross-entropy over the rows, by
+        the number of rows.
+        """
+        output = super().forward(input_ids, attention_mask)
+        if labels is not None:
+            output.losses = {task: self._loss(output.logits, labels, task) for task in labels}
+            output.loss = sum(output.losses.values())
+        return output
+
+    def _loss(self, logits: dict, labels: dict, task: str) -> torch.Tensor:
+        weight, label = self.weights[task].to(logits[task].device), labels[task]
+        total = cross_entropy(logits[task].float(), label, weight=weight, reduction="sum")
+        return total / (label != -100).sum().clamp(min=1)
 
 
 @lru_cache(maxsize=4)

@@ -2,8 +2,8 @@
 SetFit.
 
 What each arm may use is what a person with n labelled sentences has: those sentences. Early
-stopping and cross-validation take their rows from the n. Claims 10, 11, 13. Taught in notebook 03;
-method in data/METHOD.md.
+stopping and cross-validation take their rows from the n. In every arm's loss the classes weigh the
+same, as in the metric. Claims 10, 11, 13. Taught in notebook 03; method in data/METHOD.md.
 """
 
 import itertools
@@ -87,7 +87,7 @@ def trained(
     keep = [KeepBest(held, every)] if early else []
     curve = [TestCurve(common.curve_rows(), count * every)] if job.phase == "final" else []
     fit(
-        model,
+        common.Balanced(model, known),
         known,
         epochs=count,
         batch_size=BATCH,
@@ -287,8 +287,9 @@ def setfit(job: Job) -> Outcome:
     from setfit import SetFitModel, Trainer, TrainingArguments
 
     frame, asked = common.training_rows(job), common.asked_rows(job)
+    head = LogisticRegression(class_weight="balanced", max_iter=1000)
     body = SentenceTransformer(_saved(job.backbone), device="cpu")
-    model = SetFitModel(model_body=body, model_head=LogisticRegression(max_iter=1000))
+    model = SetFitModel(model_body=body, model_head=head)
     steps = 2 if job.scale == "quick" else job.settings["steps"]
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -342,7 +343,7 @@ FEW_LABELS = Study(
         "SetFit": Arm(
             setfit,
             {"lr": (1e-5, 2e-5, 4e-5), "steps": (20, 40)},
-            "its library's defaults but rate and steps of 16 pairs; sentiment alone",
+            "its library's defaults but rate, steps of 16 pairs, balanced head; sentiment alone",
             (16, 32, 64, 128, 256),
             ("setfit",),
         ),

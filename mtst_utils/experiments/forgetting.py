@@ -15,13 +15,13 @@ import pandas as pd
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from torch.nn.functional import log_softmax
 
 from mtst_utils import MultiTaskModel, fit, freeze, layerwise_lr_groups
 from mtst_utils.experiments import common
 from mtst_utils.experiments.common import codes, headline, scores
 from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
 from mtst_utils.experiments.few_labels import add_lora, features, joined, logistic, search
-from mtst_utils.experiments.transfer import Distilled
 
 FIRST = 4000  # sentences of the first task
 HEAD_LR = 1e-3
@@ -79,6 +79,32 @@ def after_first(job: Job) -> MultiTaskModel:
     model = copy.deepcopy(_first(job.backbone, job.seed, job.scale))
     freeze(model.heads["domain"])
     return model
+
+
+class KeepsAnswers(common.Balanced):
+    """Learning without Forgetting (Li & Hoiem 2016): the old head must go on saying what it said
+    before, on the new sentences; no label of the old task is needed. The model from before answers
+    beside this one, at temperature 2.
+    """
+
+    def __init__(self, model: MultiTaskModel, frame: pd.DataFrame, task: str, weight: float):
+        super().__init__(model, frame)
+        self.task, self.weight = task, weight
+        before = copy.deepcopy(model)
+        freeze(before)
+        vars(self)["before"] = before  # not a submodule: it is neither trained nor saved
+
+    def forward(self, input_ids, attention_mask, labels=None):
+        """The new task's loss and weight times the divergence from the old answers."""
+        output = super().forward(input_ids, attention_mask, labels)
+        if labels is not None:
+            with torch.no_grad():
+                old = self.before(input_ids, attention_mask).logits[self.task]
+            new, old = (log_softmax(logits / 2, -1) for logits in (output.logits[self.task], old))
+            keep = 4 * self.weight * (old.exp() * (old - new)).sum(-1).mean()
+            output.losses[f"keep {self.task}"] = keep
+            output.loss = output.loss + keep
+        return output
 
 
 class Pull:
@@ -169,12 +195,17 @@ def remedy(job: Job, how: str, source: str | None = None) -> Outcome:
     model, frame, own = after_first(job), second_rows(job, source), job.settings
     labelled = first_rows(job).drop(columns="sentiment")
     start = [parameter.detach().clone() for parameter in model.encoder.parameters()]
-    learner, callbacks, cost = model, [], {"labels": 0, "passes": 0, "copies": 0}
+    learner, callbacks, cost = (
+        common.Balanced(model, frame),
+        [],
+        {"labels": 0, "passes": 0, "copies": 0},
+    )
     strength = own.get("strength")
     if how == "LoRA":
         add_lora(model, job.seed, own["rank"])
     elif how == "distillation":
-        learner, cost = Distilled(model, "domain", strength), cost | {"passes": 1, "copies": 1}
+        learner = KeepsAnswers(model, frame, "domain", strength)
+        cost |= {"passes": 1, "copies": 1}
     elif how == "L2-SP":
         callbacks, cost = [Pull(model, strength)], cost | {"copies": 1}
     elif how == "EWC":
@@ -183,6 +214,7 @@ def remedy(job: Job, how: str, source: str | None = None) -> Outcome:
     elif how == "replay":  # one sentence in eleven
         again = labelled[:strength].sample(len(frame) // 10, replace=True, random_state=job.seed)
         frame, cost = pd.concat([frame, again]), {"labels": strength, "passes": 0.3, "copies": 0}
+        learner = common.Balanced(model, frame)
     fit(
         learner,
         frame,

@@ -95,7 +95,7 @@ def trained(job: Job, pooling: str) -> Outcome:
     model.encoder = pooled(model.encoder, pooling)
     own = job.settings
     fit(
-        model,
+        common.Balanced(model, frame),
         frame,
         epochs=EPOCHS if job.scale == "full" else 1,
         batch_size=BATCH,
