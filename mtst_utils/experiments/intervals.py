@@ -1,16 +1,23 @@
-"""Every 95 % interval of the series, each by a named method.
+"""Every interval of the series, each by a named method; equivalence, minimal detectable effects,
+Holm's correction.
 
 Taught in notebook 01, section 5.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 from sklearn.metrics import confusion_matrix
 
 
 def wilson(successes, n):
-    """A share with its Wilson interval: (value, low, high). For counts, such as right answers out of n."""
+    """A share with its Wilson interval: (value, low, high). For counts, such as right answers out
+    of n.
+    """
     low, high = stats.binomtest(int(successes), int(n)).proportion_ci(method="wilson")
     return successes / n, low, high
 
@@ -21,24 +28,32 @@ def accuracy_of(confusion):
 
 
 def macro_f1_of(confusion):
-    """Unweighted mean of the classes' F1 from confusion matrices [..., K, K]; a class never seen nor said counts 0."""
+    """Unweighted mean of the classes' F1 from confusion matrices [..., K, K]; a class never seen
+    nor said counts 0.
+    """
     right = np.diagonal(confusion, axis1=-2, axis2=-1)
     return (2 * right / np.maximum(confusion.sum(-1) + confusion.sum(-2), 1)).mean(-1)
 
 
 def bootstrap_score(truth, predicted, score=macro_f1_of, resamples=2000, seed=0):
-    """A score of predictions with its percentile bootstrap interval over the test rows: (value, low, high).
+    """A score of predictions with its percentile bootstrap interval over the test rows: (value,
+    low, high).
 
-    Drawing N rows with replacement is drawing the confusion matrix's cells from a multinomial, which is quick.
+    Drawing N rows with replacement is drawing the confusion matrix's cells from a multinomial,
+    which is quick.
     """
     table = confusion_matrix(truth, predicted)
-    drawn = np.random.default_rng(seed).multinomial(table.sum(), (table / table.sum()).ravel(), resamples)
+    drawn = np.random.default_rng(seed).multinomial(
+        table.sum(), (table / table.sum()).ravel(), resamples
+    )
     low, high = np.percentile(score(drawn.reshape(-1, *table.shape)), [2.5, 97.5])
     return float(score(table)), float(low), float(high)
 
 
 def bootstrap_difference(truth, a, b, score=macro_f1_of, resamples=2000, seed=0):
-    """score(a) - score(b) for two predictions of the same rows, with its paired bootstrap interval: (value, low, high)."""
+    """score(a) - score(b) for two predictions of the same rows, with its paired bootstrap interval:
+    (value, low, high).
+    """
     labels = sorted(set(truth) | set(a) | set(b))
     truth, a, b = (pd.Categorical(x, categories=labels).codes.astype(int) for x in (truth, a, b))
     k = len(labels)
@@ -50,9 +65,195 @@ def bootstrap_difference(truth, a, b, score=macro_f1_of, resamples=2000, seed=0)
 
 
 def t_interval(values):
-    """Mean over seeds with its t interval: (mean, low, high). Paired comparisons pass the differences, seed by seed."""
+    """Mean over seeds with its t interval: (mean, low, high). Paired comparisons pass the
+    differences, seed by seed.
+    """
     values = np.asarray(values, float)
     if len(values) < 2:
         raise ValueError(f"an interval needs two values or more; got {len(values)}")
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+
+
+# --- Seeds and test groups together ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean difference with everything a verdict needs; scores from 0 to 1, as everywhere in the
+    package.
+
+    se and df: standard error and degrees of freedom, both sources of error together. seed_se,
+    group_se: what the choice of seeds, and of test groups, contributes alone. p: two-sided, of no
+    difference. mde: the smallest true difference that would be told from zero with 80 % power.
+    """
+
+    effect: float
+    se: float
+    df: float
+    seed_se: float
+    group_se: float
+    seeds: int
+    groups: int
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """The t interval (low, high) of this level."""
+        width = stats.t.ppf((1 + level) / 2, self.df) * self.se
+        return float(self.effect - width), float(self.effect + width)
+
+    def equivalent(self, margin: float) -> bool:
+        """Two one-sided tests at 5 % each: is the 90 % interval within the margin?"""
+        low, high = self.interval(0.90)
+        return -margin < low and high < margin
+
+    @property
+    def p(self) -> float:
+        return (
+            float(2 * stats.t.sf(abs(self.effect) / self.se, self.df))
+            if self.se
+            else float(self.effect == 0)
+        )
+
+    @property
+    def mde(self) -> float:
+        return detectable_ratio(self.df) * self.se
+
+
+def two_way(
+    values: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mean of values [..., S, G], where both the S seeds and the G test groups are samples.
+
+    Crossed random effects, value = mean + seed + group + rest. The mean of the squares between
+    seeds holds the seeds' variance and the rest's, that between groups the groups' and the rest's;
+    so their sum counts the rest twice, and it is taken off the groups' once, which then are 0 at
+    least. Degrees of freedom are Satterthwaite's (1946). Returns effect, standard error, degrees of
+    freedom, and the standard errors from seeds and from groups alone, each [...]. Raises ValueError
+    for fewer than two seeds or groups.
+    """
+    values = np.asarray(values, float)
+    s, g = values.shape[-2:]
+    if min(s, g) < 2:
+        raise ValueError(
+            f"an interval over seeds and groups needs two of each or more; got {s} and {g}"
+        )
+    by_seed, by_group = values.mean(-1), values.mean(-2)
+    effect = by_seed.mean(-1)
+    seed, group = by_seed.var(-1, ddof=1) / s, by_group.var(-1, ddof=1) / g
+    total = np.square(values - effect[..., None, None]).sum((-2, -1))
+    rest = total - g * (s - 1) * s * seed - s * (g - 1) * g * group  # sums of squares
+    rest = np.maximum(rest, 0) / ((s - 1) * (g - 1)) / (s * g)
+    variance = seed + np.maximum(group - rest, 0)
+    spread = seed**2 / (s - 1) + group**2 / (g - 1) + rest**2 / ((s - 1) * (g - 1))
+    df = np.divide(variance**2, spread, out=np.full_like(variance, s - 1.0), where=spread > 0)
+    return effect, np.sqrt(variance), df, np.sqrt(seed), np.sqrt(group)
+
+
+def gradient(confusion: np.ndarray, score: Callable = macro_f1_of) -> np.ndarray:
+    """How much one more row in each cell would move a score: derivatives [..., K, K] at confusion
+    matrices [..., K, K].
+
+    score: accuracy_of or macro_f1_of. Both stay the same when all counts are doubled, so the
+    derivatives, weighed by the counts, add up to zero. Raises ValueError for another score.
+    """
+    confusion = np.asarray(confusion, float)
+    eye, total = np.eye(confusion.shape[-1]), confusion.sum((-2, -1))[..., None, None]
+    if score is accuracy_of:
+        return (eye - accuracy_of(confusion)[..., None, None]) / total
+    if score is not macro_f1_of:
+        raise ValueError(
+            f"no derivative is known of {score!r}; known are accuracy_of and macro_f1_of"
+        )
+    size = np.maximum(
+        confusion.sum(-1) + confusion.sum(-2), 1
+    )  # of a class, by truth and by prediction together
+    share = 2 * np.diagonal(confusion, axis1=-2, axis2=-1) / size / size
+    return (
+        2 * eye / size[..., None, :] - share[..., :, None] - share[..., None, :]
+    ) / confusion.shape[-1]
+
+
+def group_values(
+    truth, predicted, groups, score: Callable = macro_f1_of, classes: int | None = None
+) -> np.ndarray:
+    """A score of each seed as a mean over test groups: [S, G] whose mean over groups is the score
+    itself.
+
+    truth: codes [N]; predicted: codes [S, N]; groups: any labels [N]. Accuracy is a mean over rows;
+    macro F1 is not, so each group gets its influence, the score's derivative summed over the
+    group's rows (the infinitesimal jackknife, Jaeckel 1972), on top of the score.
+    """
+    truth, predicted = np.asarray(truth, int), np.atleast_2d(np.asarray(predicted, int))
+    k = classes or int(max(truth.max(), predicted.max())) + 1
+    cells = truth * k + predicted
+    offset = k * k * np.arange(len(predicted))[:, None]
+    confusion = np.bincount((cells + offset).ravel(), minlength=len(predicted) * k * k).reshape(
+        -1, k, k
+    )
+    influence = np.take_along_axis(gradient(confusion, score).reshape(-1, k * k), cells, axis=1)
+    code = pd.factorize(np.asarray(groups))[0]
+    g = int(code.max()) + 1
+    sums = np.stack([np.bincount(code, weights=row, minlength=g) for row in influence])
+    return score(confusion)[:, None] + g * sums
+
+
+def difference(
+    truth, a, b, groups, score: Callable = macro_f1_of, classes: int | None = None
+) -> Estimate:
+    """score(a) - score(b) over the same seeds and test rows: a and b codes [S, N], paired by seed
+    and by row.
+
+    The interval is one for other seeds *and* other test groups (documents, clusters of near
+    duplicates). Raises ValueError for shapes that differ, or fewer than two seeds or groups.
+    """
+    a, b = np.atleast_2d(a), np.atleast_2d(b)
+    if a.shape != b.shape or a.shape[1:] != np.shape(truth) or len(groups) != a.shape[1]:
+        shapes = (a.shape, b.shape, np.shape(truth), len(groups))
+        raise ValueError(f"needed are a and b [S, N], truth and groups [N]; got {shapes}")
+    classes = classes or int(max(np.max(truth), a.max(), b.max())) + 1
+    values = group_values(truth, a, groups, score, classes) - group_values(
+        truth, b, groups, score, classes
+    )
+    effect, se, df, seed_se, group_se = (float(x) for x in two_way(values))
+    return Estimate(effect, se, df, seed_se, group_se, *values.shape)
+
+
+@lru_cache
+def detectable_ratio(df: float, power: float = 0.8, level: float = 0.95) -> float:
+    """The true difference, in standard errors, that a two-sided t test of this level detects with
+    this power.
+    """
+    # Over the equally likely values of the estimated standard error: scipy's noncentral t is NaN
+    # far out.
+    estimated = np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, df) / df)
+    critical = stats.t.ppf((1 + level) / 2, df) * estimated
+
+    def missing(ratio):
+        return (stats.norm.sf(critical - ratio) + stats.norm.cdf(-critical - ratio)).mean() - power
+
+    return float(optimize.brentq(missing, 0, 10 * critical.max() + 10))
+
+
+def seeds_needed(sd: float, margin: float, group_se: float = 0.0, most: int = 1000) -> int:
+    """The fewest seeds with which a true difference of the margin is detected with 80 % power;
+    `most` if none is enough.
+
+    sd: standard deviation of the paired difference between seeds. group_se: what the test rows add,
+    which no number of seeds takes away.
+    """
+    for seeds in range(2, most):
+        if detectable_ratio(seeds - 1) * np.hypot(sd / np.sqrt(seeds), group_se) <= margin:
+            return seeds
+    return most
+
+
+def holm(p) -> np.ndarray:
+    """p values adjusted for their number, in the order given; NaN stays NaN and is not counted.
+    Holm 1979.
+    """
+    p = np.asarray(p, float)
+    adjusted, known = np.full(p.shape, np.nan), np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted

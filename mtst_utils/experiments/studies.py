@@ -265,6 +265,9 @@ def main():
     parser.add_argument("--settings", nargs="*", help="only these settings of the study")
     arguments = parser.parse_args()
     if arguments.name == "list":
+        from mtst_utils.experiments import registry  # it knows of these studies, too
+
+        print(registry.listing(arguments.backbone), "\n")
         for name, settings in STUDIES.items():
             rows = results.load(name)
             for setting in settings:

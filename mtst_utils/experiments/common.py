@@ -1,0 +1,236 @@
+"""What the declared studies share: how a model starts, which sentences it gets, how it is stopped
+and scored.
+
+Taught in data/METHOD.md.
+"""
+
+import copy
+import gc
+import hashlib
+import warnings
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+from sklearn.model_selection import StratifiedGroupKFold
+from torch.nn.functional import cross_entropy
+
+from mtst_utils import MultiTaskModel, SentenceEncoder, Task, load_rated_sentences, seed_everything
+from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS
+from mtst_utils.experiments.designs import Job
+
+TASKS = {"sentiment": SENTIMENTS, "domain": tuple(DOMAINS)}
+VALID = 1000  # validation sentences that tuning looks at: the same ones for every arm
+CURVE = 200  # test sentences that a curve over training looks at; nothing is chosen by them
+SHARES = (0.25, 0.5, 0.75, 1)  # of all steps: where a curve has its points
+
+
+def draw_head(head: torch.nn.Linear, seed: int, task: str) -> None:
+    """Draw a head's start from seed and task alone, whatever was drawn before and whatever else the
+    model holds.
+    """
+    own = int.from_bytes(hashlib.sha256(f"{seed} {task}".encode()).digest()[:7], "big")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(own)
+        head.reset_parameters()
+
+
+@lru_cache(maxsize=1)
+def _encoder(backbone: str | None) -> SentenceEncoder:
+    return SentenceEncoder.from_pretrained(backbone)
+
+
+def new_model(
+    backbone: str | None = None, tasks=("domain", "sentiment"), seed: int = 0
+) -> MultiTaskModel:
+    """An untrained model for the rated sentences. The same seed gives a task the same head in every
+    model.
+    """
+    gc.collect()  # a run's model holds itself by cycles, and would stay beside the next
+    model = MultiTaskModel(
+        copy.deepcopy(_encoder(backbone)), [Task(name, TASKS[name]) for name in tasks]
+    )
+    for name, head in model.heads.items():
+        draw_head(head, seed, name)
+    seed_everything(seed)
+    return model
+
+
+class Balanced(MultiTaskModel):
+    """A model in whose loss every class weighs the same, however rare it is in the training rows.
+
+    As in macro F1, which arms are compared by, and as the probes have it. Encoder and heads are
+    those of the model it is made from, so that training this one trains that. frame: training rows.
+    """
+
+    def __init__(self, model: MultiTaskModel, frame: pd.DataFrame):
+        super().__init__(model.encoder, list(model.tasks.values()), model.dropout.p)
+        self.heads, self.weights = model.heads, {}
+        for task in set(model.tasks) & set(frame):
+            labelled = codes(frame[task].dropna(), task)
+            counts = np.bincount(labelled, minlength=len(TASKS[task]))
+            present = (counts > 0).sum()
+            weights = len(labelled) / np.maximum(present * counts, 1)
+            self.weights[task] = torch.tensor(weights, dtype=torch.float32)
+
+    def forward(self, input_ids, attention_mask, labels=None):
+        """As MultiTaskModel's, but for the loss: sum of weight * cross-entropy over the rows, by
+        the number of rows.
+        """
+        output = super().forward(input_ids, attention_mask)
+        if labels is not None:
+            output.losses = {task: self._loss(output.logits, labels, task) for task in labels}
+            output.loss = sum(output.losses.values())
+        return output
+
+    def _loss(self, logits: dict, labels: dict, task: str) -> torch.Tensor:
+        weight, label = self.weights[task].to(logits[task].device), labels[task]
+        total = cross_entropy(logits[task].float(), label, weight=weight, reduction="sum")
+        return total / (label != -100).sum().clamp(min=1)
+
+
+@lru_cache(maxsize=4)
+def split(name: str) -> pd.DataFrame:
+    """A split of the rated sentences, in the corpus's order. Not to be changed."""
+    corpus = load_rated_sentences()
+    return corpus[corpus.split == name]
+
+
+def training_rows(job: Job) -> pd.DataFrame:
+    """The n sentences of a run: drawn by its seed alone, so that every arm has the same; smaller n
+    are parts of larger.
+    """
+    rows = split("train")
+    return rows.sample(min(job.n, len(rows)), random_state=job.seed)
+
+
+def asked_rows(job: Job) -> pd.DataFrame:
+    """What a run is scored on: fixed validation rows while tuning, all test rows in the final
+    phase.
+    """
+    if job.phase == "final":
+        return split("test")
+    return split("valid").sample(min(VALID, len(split("valid"))), random_state=0)
+
+
+def curve_rows() -> pd.DataFrame:
+    """The fixed test rows of every curve over training."""
+    return split("test").sample(min(CURVE, len(split("test"))), random_state=0)
+
+
+def folds(
+    frame: pd.DataFrame, task: str, seed: int, count: int = 5
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cross-validation of a few labelled rows: stratified by the task's label, groups never
+    divided; [(train, test)].
+
+    As many folds as rows allow; one in which all training rows share a label is left out.
+    """
+    labels, groups = frame[task].to_numpy(), frame.group.to_numpy()
+    count = min(count, len(set(groups)), pd.Series(labels).value_counts().max())
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a label rarer than there are folds
+        parts = list(splitter.split(labels, labels, groups))
+    return [(known, asked) for known, asked in parts if len(asked) and len(set(labels[known])) > 1]
+
+
+def hold_out(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A quarter of the labelled rows for early stopping, groups never divided: (rows to train on,
+    rows held out).
+    """
+    known, held = folds(frame, "sentiment", seed, 4)[0]
+    return frame.iloc[known], frame.iloc[held]
+
+
+def codes(labels, task: str) -> np.ndarray:
+    """Labels as int8 codes in the order of TASKS."""
+    return pd.Categorical(labels, categories=TASKS[task]).codes
+
+
+def predicted(model: MultiTaskModel, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """{task: codes [N]} of a model on a frame's sentences."""
+    return {
+        task: np.array([TASKS[task].index(label) for label in model.tasks[task].labels])[
+            p.argmax(1)
+        ]
+        for task, p in model.probabilities(frame.text).items()
+    }
+
+
+def scores(guess: dict[str, np.ndarray], frame: pd.DataFrame, prefix: str = "") -> dict[str, float]:
+    """Accuracy and macro F1 of codes by task, under the column names of records.SCORES."""
+    found = {}
+    for task, values in guess.items():
+        truth, labels = codes(frame[task], task), range(len(TASKS[task]))
+        f1 = f1_score(truth, values, labels=labels, average="macro", zero_division=0)
+        found |= {
+            f"{prefix}{task} accuracy": accuracy_score(truth, values),
+            f"{prefix}{task} macro F1": f1,
+        }
+    return found
+
+
+HEADLINE = ("sentiment macro F1", "domain accuracy")
+
+
+def headline(guess: dict[str, np.ndarray], frame: pd.DataFrame, prefix: str) -> dict[str, float]:
+    """The two figures that the series goes by, of training or validation rows."""
+    found = scores(guess, frame, prefix)
+    return {name: value for name, value in found.items() if name.removeprefix(prefix) in HEADLINE}
+
+
+class KeepBest:
+    """A callback of `fit`: remembers the weights of the epoch that did best on held-out rows. Early
+    stopping, without the stop: the rates fall to zero over all epochs, whichever is kept.
+
+    The score is sentiment macro F1; of equal ones, which are common among few rows, the lowest log
+    loss. every: steps of an epoch. `restore(model)` puts the best weights back; best_step tells
+    which they were.
+    """
+
+    def __init__(self, held: pd.DataFrame, every: int):
+        self.held, self.every, self.best, self.best_step, self.weights = (
+            held,
+            every,
+            (-np.inf, -np.inf),
+            0,
+            None,
+        )
+
+    def on_step(self, run) -> None:
+        if run.step % self.every:
+            return
+        probability = run.model.probabilities(self.held.text)["sentiment"]
+        truth = codes(self.held.sentiment, "sentiment")
+        f1 = f1_score(
+            truth, probability.argmax(1), labels=range(3), average="macro", zero_division=0
+        )
+        score = (f1, np.log(np.maximum(probability[np.arange(len(truth)), truth], 1e-9)).mean())
+        if score > self.best:
+            self.best, self.best_step = score, run.step
+            self.weights = {
+                name: value.detach().clone() for name, value in run.model.state_dict().items()
+            }
+
+    def restore(self, model: MultiTaskModel) -> None:
+        model.load_state_dict(self.weights)
+
+
+class TestCurve:
+    """A callback of `fit`: sentiment macro F1 on some test rows after some shares of all steps.
+    Nothing is chosen by it.
+    """
+
+    __test__ = False  # for pytest: this is no test
+
+    def __init__(self, frame: pd.DataFrame, total_steps: int):
+        self.frame, self.points = frame, {}
+        self.steps = {max(1, round(share * total_steps)): share for share in SHARES}
+
+    def on_step(self, run) -> None:
+        if run.step in self.steps:
+            found = scores(predicted(run.model, self.frame), self.frame)
+            self.points[self.steps[run.step]] = round(found["sentiment macro F1"], 4)

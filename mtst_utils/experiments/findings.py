@@ -1,0 +1,295 @@
+"""From a declared study's rows and predictions to the ledger's: effect, intervals, verdict.
+
+`python -m mtst_utils.experiments.findings` prints them. Taught in data/METHOD.md.
+"""
+
+import json
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mtst_utils.backbones import DEFAULT
+from mtst_utils.experiments import records
+from mtst_utils.experiments.common import TASKS, codes, split
+from mtst_utils.experiments.designs import TUNING_SEEDS, Comparison, Study, best
+from mtst_utils.experiments.intervals import (
+    Estimate,
+    accuracy_of,
+    group_values,
+    macro_f1_of,
+    seeds_needed,
+    t_interval,
+    two_way,
+)
+from mtst_utils.experiments.registry import STUDIES, chosen, declared, tuned
+from mtst_utils.experiments.verdicts import verdict, with_holm
+
+# A metric by name: the mean of these (task, score). A frontier's point is judged by both tasks.
+METRICS = {
+    "sentiment macro F1": (("sentiment", macro_f1_of),),
+    "domain accuracy": (("domain", accuracy_of),),
+    "mean of both": (("sentiment", macro_f1_of), ("domain", accuracy_of)),
+    # How much better a model does on the sentences it was trained on.
+    "gap": (("sentiment", macro_f1_of),),
+}
+LEDGER = [
+    "number",
+    "claim",
+    "source",
+    "arm",
+    "rival",
+    "metric",
+    "unit",
+    "margin",
+    "effect",
+    "low",
+    "high",
+    "low90",
+    "high90",
+    "mde",
+    "seeds",
+    "corpus",
+    "backbone",
+    "p",
+    "verdict",
+    "n",
+    "seed_se",
+    "group_se",
+    "sign",
+]
+
+
+def common_seeds(study: Study, backbone: str, n: int, arms: tuple[str, ...]) -> list[int]:
+    """The seeds that all these arms have finished; only those that were declared."""
+    finished = [set(_final(study, backbone, n, arm).seed) for arm in arms]
+    return sorted(set.intersection(*finished) & set(range(study.seeds[n])))
+
+
+def values_of(
+    study: Study, backbone: str, n: int, arm: str, metric: str, seeds: list[int]
+) -> np.ndarray:
+    """A metric of an arm by seed and test group, [S, G], from the kept predictions."""
+    test, parts = split("test"), []
+    for task, score in METRICS[metric]:
+        guess = records.predictions(study.name, backbone, n, arm, seeds, task)
+        truth = codes(test[task], task)
+        parts.append(group_values(truth, guess, test.group, score, len(TASKS[task])))
+    values = np.mean(parts, axis=0)
+    if metric != "gap":
+        return values
+    rows = _final(study, backbone, n, arm).set_index("seed")
+    return rows.loc[seeds, ["training sentiment macro F1"]].to_numpy() - values
+
+
+def _final(study: Study, backbone: str, n: int, arm: str) -> pd.DataFrame:
+    rows = records.rows_of(study.name)
+    same = (rows.phase == "final") & (rows.backbone == backbone)
+    return rows[same & (rows.n == n) & (rows.arm == arm)]
+
+
+def curve(study: Study, backbone: str, n: int, arm: str) -> pd.DataFrame:
+    """An arm's curve over training: sentiment macro F1 on the curve's test rows; a row a seed, a
+    column a share of all steps (for a probe: a strength of regularisation, C).
+    """
+    rows = _final(study, backbone, n, arm).set_index("seed").details.map(json.loads)
+    return pd.DataFrame({seed: found["curve"] for seed, found in rows.items()}).T.rename(
+        columns=float
+    )
+
+
+def more_training(study: Study, backbone: str, n: int, arm: str) -> tuple[float, float, float]:
+    """Does more training hurt? The score at the end minus that after half of the steps, by seed:
+    mean and its t interval over seeds alone, in points.
+    """
+    found = curve(study, backbone, n, arm)
+    return t_interval(100 * (found[1.0] - found[0.5]))
+
+
+COSTS = ("seconds", "memory")  # compared as ratios, from the details of the rows
+
+
+def ratio(
+    study: Study, comparison: Comparison, backbone: str, n: int, seeds: list[int]
+) -> Estimate:
+    """log(rival / arm) of a cost, paired by repeat: above zero, the arm is cheaper. There are no
+    test groups: a t interval over repeats.
+    """
+    logs = []
+    for arm in (comparison.arm, comparison.rival):
+        rows = _final(study, backbone, n, arm).set_index("seed").loc[seeds]
+        logs.append(np.log([json.loads(text)[comparison.metric] for text in rows.details]))
+    found = logs[1] - logs[0]
+    se, count = float(stats.sem(found)), len(found)
+    return Estimate(float(found.mean()), se, count - 1, se, 0.0, count, 0)
+
+
+def estimate(study: Study, comparison: Comparison, backbone: str, n: int) -> Estimate | None:
+    """arm - rival of a comparison (a cost: `ratio`); None while fewer than two seeds have both."""
+    seeds = common_seeds(study, backbone, n, (comparison.arm, comparison.rival))
+    if len(seeds) < 2:
+        return None
+    if comparison.metric in COSTS:
+        return ratio(study, comparison, backbone, n, seeds)
+    arm, rival = (
+        values_of(study, backbone, n, name, comparison.metric, seeds)
+        for name in (comparison.arm, comparison.rival)
+    )
+    numbers = (float(x) for x in two_way(arm - rival))
+    return Estimate(*numbers, *arm.shape)
+
+
+def findings(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
+    """One row per comparison and size that has seeds: the columns LEDGER. Scores in points; costs
+    in times, how many times the arm's the rival's is.
+
+    The verdict is "unfinished" until all declared seeds have run: nobody looks and then goes on.
+    """
+    study = declared(name)
+    found = (
+        (n, c, estimate(study, c, backbone, n)) for n in study.seeds for c in study.comparisons
+    )
+    rows = [_row(study, backbone, *part) for part in found if part[2] is not None]
+    return pd.DataFrame(rows, columns=LEDGER)
+
+
+def _row(study: Study, backbone: str, n: int, comparison: Comparison, found: Estimate) -> dict:
+    cost = comparison.metric in COSTS
+    margin = study.margin(n, comparison.metric)
+    margin = float(np.log1p(margin)) if cost else margin
+    finished = found.seeds == study.seeds[n]
+
+    def shown(value: float) -> float:
+        return float(np.exp(value)) if cost else 100 * value
+
+    low, high = found.interval()
+    low90, high90 = found.interval(0.9)
+    return {
+        "number": comparison.claim,
+        "claim": study.question,
+        "source": comparison.source,
+        "arm": comparison.arm,
+        "rival": comparison.rival,
+        "metric": comparison.metric,
+        "unit": "times" if cost else "points",
+        "margin": shown(margin),
+        "effect": shown(found.effect),
+        "low": shown(low),
+        "high": shown(high),
+        "low90": shown(low90),
+        "high90": shown(high90),
+        "mde": shown(found.mde),
+        "seeds": found.seeds,
+        "corpus": study.corpus,
+        "backbone": backbone,
+        "p": found.p,
+        "verdict": verdict(found, margin, comparison.promise) if finished else "unfinished",
+        "n": n,
+        "seed_se": 100 * found.seed_se,
+        "group_se": 100 * found.group_se,
+        "sign": int(low > 0) - int(high < 0),
+    }
+
+
+def plan(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
+    """What the tuning seeds say of the number of final seeds, per comparison and size: sd, needed,
+    declared.
+
+    sd: of the paired difference between the two arms' winners, on validation. From three seeds it
+    is a rough guess: at two degrees of freedom it may be twice, or half, what it should be.
+    """
+    study, table = declared(name), []
+    rows = records.rows_of(study.name)
+    rows = rows[(rows.phase == "tune") & (rows.backbone == backbone)]
+    for n, at in study.tuned_at.items():
+        for comparison in study.comparisons:
+            sides = []
+            for arm in (comparison.arm, comparison.rival):
+                scored = tuned(study, backbone, n, arm)
+                chosen = records.compact(best(scored)) if scored else None
+                own = rows[(rows.n == at) & (rows.arm == arm) & (rows.settings == chosen)]
+                sides.append(own.set_index("seed")[list(study.validation)].mean(axis=1))
+            paired = (sides[0] - sides[1]).dropna()
+            if len(paired) > 2:
+                sd = float(paired.std())
+                needed = seeds_needed(sd, study.margin(n, comparison.metric))
+                table.append(
+                    (n, comparison.arm, comparison.rival, 100 * sd, needed, study.seeds[n])
+                )
+    return pd.DataFrame(table, columns=["n", "arm", "rival", "sd", "needed", "declared"])
+
+
+def ledger(backbone: str = DEFAULT) -> pd.DataFrame:
+    """The findings of all declared studies, with Holm's correction over those that are finished."""
+    parts = [findings(name, backbone) for name in STUDIES]
+    parts = [part for part in parts if len(part)]
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=LEDGER)
+    table.loc[table.verdict == "unfinished", "p"] = np.nan
+    return with_holm(table)
+
+
+def audit(name: str, backbone: str = DEFAULT) -> list[str]:
+    """What in a study's rows is against its declaration; [] if nothing is.
+
+    Tuning rows: tuning seeds, and no score on test. Final rows: declared seeds, the settings that
+    the tuning rows choose, whole pairs up to the seed that is running, one commit for all arms of a
+    seed, and scores that follow from the kept predictions.
+    """
+    study, found = declared(name), []
+    rows = records.rows_of(name)
+    rows = rows[rows.backbone == backbone]
+    tuning = rows[rows.phase == "tune"]
+    if not tuning.seed.isin(TUNING_SEEDS).all():
+        found.append("a tuning row has another seed than the tuning seeds")
+    if tuning[["sentiment macro F1", "domain accuracy"]].notna().to_numpy().any():
+        found.append("a tuning row has a score on test")
+    for n in study.seeds:
+        for arm in study.arms_at(n):
+            own = _final(study, backbone, n, arm)
+            if len(own):
+                found += [
+                    f"n={n}, {arm}: {fault}" for fault in _faults(study, backbone, n, arm, own)
+                ]
+    for (n, seed), part in rows[rows.phase == "final"].groupby(["n", "seed"]):
+        if part.commit.nunique() > 1:
+            found.append(f"n={n}, seed {seed}: arms of different commits")
+    return found
+
+
+def _faults(study: Study, backbone: str, n: int, arm: str, own: pd.DataFrame) -> list[str]:
+    """What is wrong with the final rows of one arm at one size."""
+    faults, seeds = [], own.seed.tolist()
+    if sorted(seeds) != list(range(len(seeds))) or len(seeds) > study.seeds[n]:
+        faults.append("seeds are not the first of those declared")
+    try:
+        settings = records.compact(chosen(study, backbone, n, arm)[0])
+    except ValueError as error:
+        settings = str(error)
+    if set(own.settings) != {settings}:
+        faults.append(f"settings are not those that the tuning chose ({settings})")
+    for metric in ("sentiment macro F1", "domain accuracy"):
+        if own[metric].isna().all():
+            continue
+        try:
+            again = values_of(study, backbone, n, arm, metric, seeds).mean(1)
+        except (KeyError, FileNotFoundError):
+            faults.append("predictions are missing")
+            continue
+        if np.abs(again - own[metric]).max() > 1e-5:
+            faults.append(f"{metric} does not follow from the predictions")
+    return faults
+
+
+def main() -> None:
+    """The ledger so far, the seeds that the tuning asks for, and what is wrong with the rows."""
+    for name in STUDIES:
+        faults = audit(name)
+        print(f"\n{name}: {'; '.join(faults) or 'the rows follow from the declaration'}")
+        print(plan(name).round(1).to_string(index=False))
+    table = ledger()
+    shown = ["number", "arm", "rival", "metric", "n", "effect", "low", "high", "mde", "seeds"]
+    print(table[[*shown, "p_holm", "verdict"]].round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""Domain is learned first, sentiment after it, from sentences without a domain: what is left of the
+first, at which price?
+
+Every remedy is a curve: much of the first task and little of the second, or the other way round.
+The tried settings of each arm are that curve, on validation; the final runs are of its best point
+by the mean of both tasks. Claims 15 and the remedies. Taught in notebook 03; method in
+data/METHOD.md.
+"""
+
+import copy
+from dataclasses import replace
+from functools import lru_cache, partial
+
+import pandas as pd
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch.nn.functional import log_softmax
+
+from mtst_utils import MultiTaskModel, fit, freeze, layerwise_lr_groups
+from mtst_utils.experiments import common
+from mtst_utils.experiments.common import codes, headline, scores
+from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
+from mtst_utils.experiments.few_labels import add_lora, features, joined, logistic, search
+
+FIRST = 4000  # sentences of the first task
+HEAD_LR = 1e-3
+BATCH = 32
+
+
+def adam(model: MultiTaskModel, lr: float) -> torch.optim.AdamW:
+    """AdamW with one rate for the backbone and HEAD_LR for the heads."""
+    return torch.optim.AdamW(layerwise_lr_groups(model, lr, 1.0, HEAD_LR), fused=True)
+
+
+def first_rows(job: Job) -> pd.DataFrame:
+    """The sentences of the first task, with their domain."""
+    n = FIRST if job.scale == "full" else 40
+    rows = common.split("train")
+    return rows.sample(min(n, len(rows) // 2), random_state=job.seed)
+
+
+def second_rows(job: Job, source: str | None) -> pd.DataFrame:
+    """Other sentences, with their sentiment alone; source: all of this domain."""
+    others = common.split("train").drop(first_rows(job).index)
+    others = others[others.domain == source] if source else others
+    rows = others.sample(min(job.n, len(others)), random_state=job.seed)
+    return rows.drop(columns="domain")
+
+
+@lru_cache(maxsize=3)
+def _first(backbone: str, seed: int, scale: str) -> MultiTaskModel:
+    job = Job(backbone, 0, seed, {}, scale=scale)
+    model = common.new_model(backbone, seed=seed)
+    rows = first_rows(job).drop(columns="sentiment")
+    fit(
+        model,
+        rows,
+        epochs=1,
+        batch_size=BATCH,
+        optimizer=adam(model, 2e-4),
+        seed=seed,
+        progress=False,
+    )
+    return model
+
+
+@lru_cache(maxsize=6)
+def _before(backbone: str, seed: int, phase: str, scale: str) -> float:
+    asked = common.asked_rows(Job(backbone, 0, seed, {}, phase))
+    guess = common.predicted(_first(backbone, seed, scale), asked)
+    return scores({"domain": guess["domain"]}, asked)["domain accuracy"]
+
+
+def after_first(job: Job) -> MultiTaskModel:
+    """A model that has learned domain and whose domain head is frozen from now on; the same one for
+    every arm.
+    """
+    model = copy.deepcopy(_first(job.backbone, job.seed, job.scale))
+    freeze(model.heads["domain"])
+    return model
+
+
+class KeepsAnswers(common.Balanced):
+    """Learning without Forgetting (Li & Hoiem 2016): the old head must go on saying what it said
+    before, on the new sentences; no label of the old task is needed. The model from before answers
+    beside this one, at temperature 2.
+    """
+
+    def __init__(self, model: MultiTaskModel, frame: pd.DataFrame, task: str, weight: float):
+        super().__init__(model, frame)
+        self.task, self.weight = task, weight
+        before = copy.deepcopy(model)
+        freeze(before)
+        vars(self)["before"] = before  # not a submodule: it is neither trained nor saved
+
+    def forward(self, input_ids, attention_mask, labels=None):
+        """The new task's loss and weight times the divergence from the old answers."""
+        output = super().forward(input_ids, attention_mask, labels)
+        if labels is not None:
+            with torch.no_grad():
+                old = self.before(input_ids, attention_mask).logits[self.task]
+            new, old = (log_softmax(logits / 2, -1) for logits in (output.logits[self.task], old))
+            keep = 4 * self.weight * (old.exp() * (old - new)).sum(-1).mean()
+            output.losses[f"keep {self.task}"] = keep
+            output.loss = output.loss + keep
+        return output
+
+
+class Pull:
+    """A callback of `fit`: after each step, the encoder goes a little of the way back to where it
+    started.
+
+    A penalty on the squared distance, decoupled from the gradient as AdamW's weight decay is, and
+    taken implicitly, so that no strength overshoots. importance: a tensor per parameter, of mean 1
+    (EWC, Kirkpatrick et al. 2017); None: all alike (L2-SP, Li et al. 2018). strength: the pull at
+    the highest rate; it follows the schedule.
+    """
+
+    def __init__(self, model: MultiTaskModel, strength: float, importance=None):
+        self.strength, parameters = strength, list(model.encoder.parameters())
+        start = [parameter.detach().clone() for parameter in parameters]
+        self.rows = list(zip(parameters, start, importance or [None] * len(start), strict=True))
+
+    def on_step(self, run) -> None:
+        group = run.optimizer.param_groups[-1]
+        pull = self.strength * group["lr"] / group["initial_lr"]
+        with torch.no_grad():
+            for parameter, start, importance in self.rows:
+                share = pull if importance is None else pull * importance
+                parameter.lerp_(start, share / (1 + share))
+
+
+def importances(model: MultiTaskModel, frame: pd.DataFrame) -> list[torch.Tensor]:
+    """How much the first task depends on each weight: the squared gradient of its loss, mean over
+    sentences.
+
+    The diagonal of the empirical Fisher information; scaled to a mean of 1 over all weights.
+    """
+    parameters = list(model.encoder.parameters())
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    model.eval()
+    truth = codes(frame.domain, "domain")
+    for ids, label in zip(model.encoder.tokenize(frame.text.tolist())[0], truth, strict=True):
+        loss = model(*model.encoder.collate([ids]), {"domain": torch.tensor([int(label)])}).loss
+        # A pooler is not used.
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        for sum_, gradient in zip(total, gradients, strict=True):
+            sum_ += 0 if gradient is None else gradient.square()
+    mean = sum(part.sum() for part in total) / sum(part.numel() for part in total)
+    return [part / mean for part in total]
+
+
+def refit_head(model: MultiTaskModel, frame: pd.DataFrame) -> None:
+    """A new domain head on the embeddings as they are now: a logistic regression on these labelled
+    sentences.
+    """
+    x = model.encoder.encode(frame.text.tolist(), precision="auto")
+    scaler = StandardScaler().fit(x)
+    fitted = LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000)
+    fitted.fit(scaler.transform(x), codes(frame.domain, "domain"))
+    head = model.heads["domain"]
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.fill_(-1e4)  # a class that these sentences lack
+        head.weight[fitted.classes_] = torch.tensor(fitted.coef_ / scaler.scale_).float()
+        bias = fitted.intercept_ - fitted.coef_ @ (scaler.mean_ / scaler.scale_)
+        head.bias[fitted.classes_] = torch.tensor(bias).float()
+
+
+def mix(model: MultiTaskModel, start: list[torch.Tensor], share: float) -> None:
+    """The encoder's weights become share of what they are and the rest of start (WiSE-FT, Wortsman
+    et al. 2022).
+    """
+    with torch.no_grad():
+        for parameter, before in zip(model.encoder.parameters(), start, strict=True):
+            parameter.lerp_(before, 1 - share)
+
+
+def result(job: Job, guess: dict, **cost) -> Outcome:
+    """Scores of both tasks, what the first was before, and the remedy's cost."""
+    asked = common.asked_rows(job)
+    details = {"before": round(_before(job.backbone, job.seed, job.phase, job.scale), 6)} | cost
+    if job.phase == "tune":
+        return Outcome(headline(guess, asked, "valid "), details=details)
+    return Outcome(scores(guess, asked), guess, details)
+
+
+def remedy(job: Job, how: str, source: str | None = None) -> Outcome:
+    """Learn sentiment by one remedy; strength and rate from the settings.
+
+    details: labels (of the first task that are needed), passes (forward or backward, beyond the
+    three of training, an example), copies (of the encoder's weights that are kept beside it).
+    """
+    model, frame, own = after_first(job), second_rows(job, source), job.settings
+    labelled = first_rows(job).drop(columns="sentiment")
+    start = [parameter.detach().clone() for parameter in model.encoder.parameters()]
+    learner, callbacks, cost = (
+        common.Balanced(model, frame),
+        [],
+        {"labels": 0, "passes": 0, "copies": 0},
+    )
+    strength = own.get("strength")
+    if how == "LoRA":
+        add_lora(model, job.seed, own["rank"])
+    elif how == "distillation":
+        learner = KeepsAnswers(model, frame, "domain", strength)
+        cost |= {"passes": 1, "copies": 1}
+    elif how == "L2-SP":
+        callbacks, cost = [Pull(model, strength)], cost | {"copies": 1}
+    elif how == "EWC":
+        callbacks = [Pull(model, strength, importances(model, labelled[:200]))]
+        cost = {"labels": 200, "passes": 0, "copies": 2}
+    elif how == "replay":  # one sentence in eleven
+        again = labelled[:strength].sample(len(frame) // 10, replace=True, random_state=job.seed)
+        frame, cost = pd.concat([frame, again]), {"labels": strength, "passes": 0.3, "copies": 0}
+        learner = common.Balanced(model, frame)
+    fit(
+        learner,
+        frame,
+        epochs=1,
+        batch_size=BATCH,
+        optimizer=adam(model, own["lr"]),
+        seed=job.seed,
+        callbacks=callbacks,
+        progress=False,
+    )
+    if how == "weight averaging":
+        mix(model, start, strength)
+        cost |= {"copies": 1}
+    if how == "refitting":
+        refit_head(model, labelled[:strength])
+        cost |= {"labels": strength}
+    return result(job, common.predicted(model, common.asked_rows(job)), **cost)
+
+
+def frozen(job: Job, source: str | None = None) -> Outcome:
+    """The backbone is frozen: the first task keeps its score, and sentiment gets a tuned probe on
+    its features.
+    """
+    model, frame, asked = after_first(job), second_rows(job, source), common.asked_rows(job)
+    x, x_asked = (features(job.backbone, rows, model.encoder) for rows in (frame, asked))
+    layers, c = search(x, frame, "sentiment", job.settings, job.seed)
+    fitted = logistic(c).fit(joined(x, layers), codes(frame.sentiment, "sentiment"))
+    guess = {"sentiment": fitted.predict(joined(x_asked, layers))}
+    guess["domain"] = common.predicted(model, asked)["domain"]
+    return result(job, guess, labels=0, passes=0, copies=0)
+
+
+def _arms(source: str | None) -> dict[str, Arm]:
+    rates = {"lr": (5e-5, 2e-4)}
+    strengths = {
+        "distillation": (0.3, 1.0, 3.0),
+        "replay": (50, 200, 800),
+        "L2-SP": (0.01, 0.03, 0.1),
+        "EWC": (0.01, 0.1, 1.0),
+        "weight averaging": (0.25, 0.5, 0.75),
+    }
+    arms = {
+        "none": Arm(
+            partial(remedy, how="none", source=source),
+            {"lr": (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 4e-4)},
+            "head A frozen and nothing else; the lower rates are a remedy of their own",
+        ),
+        "backbone frozen": Arm(
+            partial(frozen, source=source),
+            {"layers": ("last", "one", "any"), "chosen by": ("macro F1", "log loss")},
+            "a tuned probe for the second task",
+        ),
+        "LoRA": Arm(
+            partial(remedy, how="LoRA", source=source),
+            {"lr": (5e-4, 1e-3, 2e-3), "rank": (4, 16)},
+            "low-rank additions learn the second task",
+            needs=("peft",),
+        ),
+        "refitting": Arm(
+            partial(remedy, how="refitting", source=source),
+            {"lr": (5e-5, 1e-4, 2e-4), "strength": (50, 200)},
+            "head A anew, on so many labelled sentences of the first task",
+        ),
+    }
+    for how, values in strengths.items():
+        run = partial(remedy, how=how, source=source)
+        arms[how] = Arm(run, rates | {"strength": values}, f"strengths {values}")
+    return arms
+
+
+def _study(name: str, source: str | None, question: str) -> Study:
+    arms = _arms(source)
+    return Study(
+        name=name,
+        claims=("15",),
+        question=question,
+        corpus="rated sentences",
+        arms=arms,
+        comparisons=(
+            *(
+                Comparison("15", how, "none", "practical gain", "mean of both", source="its paper")
+                for how in arms
+                if how != "none"
+            ),
+        ),
+        metric="mean of both",
+        validation=("valid sentiment macro F1", "valid domain accuracy"),
+        margins={2000: 0.01},
+        seeds={2000: 10},
+        why="10 show 1.0 points of the mean of both where the paired SD is 1 point, as in tuning",
+        tuned_at={2000: 2000},
+    )
+
+
+FORGETTING = _study(
+    "forgetting_frontier", None, "Sentiment after domain: which remedy keeps most of both?"
+)
+FORGETTING_HARD = replace(
+    _study("forgetting_frontier_hard", "movie review", "The same, from movie reviews alone?"),
+    corpus="rated sentences, the second task from movie reviews",
+)

@@ -1,0 +1,149 @@
+"""Four poolings: as frozen features, each at its best layers, and fine-tuned, each at its own best
+rates.
+
+Claim 3. Taught in notebook 01; method in data/METHOD.md.
+"""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import softmax
+
+from mtst_utils import MultiTaskModel, SentenceEncoder, fit, masked_mean
+from mtst_utils.experiments import common
+from mtst_utils.experiments.bake_off import optimizer_of
+from mtst_utils.experiments.common import TASKS, codes, headline, scores
+from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
+from mtst_utils.experiments.few_labels import joined, logistic, search
+from mtst_utils.pooling import first_token, masked_max
+
+EPOCHS, BATCH = 4, 32
+
+
+def unmasked_mean(tokens: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """The mean over all positions [B, T, H] -> [B, H], padding included: a common mistake."""
+    return tokens.mean(1)
+
+
+POOL = {"mean": masked_mean, "CLS": first_token, "max": masked_max, "unmasked mean": unmasked_mean}
+
+
+class Pooled(SentenceEncoder):
+    """A SentenceEncoder with any function of (tokens [B, T, H], mask [B, T]) as its pooling."""
+
+    pool = staticmethod(masked_mean)
+
+    def forward(self, input_ids, attention_mask):
+        tokens = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
+        return self.pool(tokens.last_hidden_state, attention_mask)
+
+
+class PooledLayers(Pooled):
+    """Every layer's pooled output side by side, the embeddings first: [B, (L + 1) * H]."""
+
+    @property
+    def dimension(self) -> int:
+        return super().dimension * (self.backbone.config.num_hidden_layers + 1)
+
+    def forward(self, input_ids, attention_mask):
+        output = self.backbone(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
+        )
+        parts = [self.pool(states.float(), attention_mask) for states in output.hidden_states]
+        return torch.cat(parts, dim=-1)
+
+
+def pooled(encoder: SentenceEncoder, pooling: str, kind: type[Pooled] = Pooled) -> Pooled:
+    """The same backbone under another pooling."""
+    new = kind(encoder.backbone, encoder.tokenizer, max_length=encoder.max_length)
+    new.pool = POOL[pooling]
+    return new
+
+
+def embedded(encoder: SentenceEncoder, sentences: pd.Series) -> np.ndarray:
+    """Embeddings [N, H] in batches of 32 in the order given, as most code makes them.
+
+    `encode` sorts sentences by length: there is hardly any padding then, and nothing for a mask to
+    do.
+    """
+    rows = sentences.tolist()
+    batches = [rows[i : i + 32] for i in range(0, len(rows), 32)]
+    options = {"token_budget": 10**9, "precision": "auto"}
+    return np.concatenate([encoder.encode(batch, **options) for batch in batches])
+
+
+def predicted(model: MultiTaskModel, sentences: pd.Series) -> dict[str, np.ndarray]:
+    """{task: codes [N]} of the model's heads on embeddings made in the order given."""
+    x = torch.from_numpy(embedded(model.encoder, sentences))
+    with torch.inference_mode():
+        return {task: softmax(model.heads[task](x), -1).argmax(1).numpy() for task in model.tasks}
+
+
+def outcome(job: Job, guess: dict, own: dict | None, frame: pd.DataFrame, **details) -> Outcome:
+    asked = common.asked_rows(job)
+    if job.phase == "tune":
+        return Outcome(headline(guess, asked, "valid "), details=details)
+    found = scores(guess, asked) | headline(own, frame, "training ")
+    return Outcome(found, guess, details)
+
+
+def trained(job: Job, pooling: str) -> Outcome:
+    """Everything fine-tuned under one pooling."""
+    model, frame = common.new_model(job.backbone, seed=job.seed), common.training_rows(job)
+    model.encoder = pooled(model.encoder, pooling)
+    own = job.settings
+    fit(
+        common.Balanced(model, frame),
+        frame,
+        epochs=EPOCHS if job.scale == "full" else 1,
+        batch_size=BATCH,
+        optimizer=optimizer_of(model, own["lr"], own["head_lr"]),
+        seed=job.seed,
+        progress=False,
+    )
+    seen = predicted(model, frame.text[:500]) if job.phase == "final" else None
+    return outcome(job, predicted(model, common.asked_rows(job).text), seen, frame[:500])
+
+
+def frozen(job: Job, pooling: str) -> Outcome:
+    """A tuned probe on one pooling's frozen features."""
+    frame, asked = common.training_rows(job), common.asked_rows(job)
+    encoder = common.new_model(job.backbone).encoder
+    every = pooled(encoder, pooling, PooledLayers)
+    x, x_asked = (
+        embedded(every, rows.text).reshape(len(rows), -1, encoder.dimension)
+        for rows in (frame, asked)
+    )
+    guess, seen, details = {}, {}, {}
+    for task in TASKS:
+        layers, c = search(x, frame, task, job.settings, job.seed)
+        fitted = logistic(c).fit(joined(x, layers), codes(frame[task], task))
+        guess[task], seen[task] = (fitted.predict(joined(part, layers)) for part in (x_asked, x))
+        details[task] = {"layers": layers, "C": c}
+    return outcome(job, guess, seen, frame, **details)
+
+
+_RATES = {"lr": (1e-4, 2e-4, 4e-4), "head_lr": (1e-3, 4e-3)}
+_SEARCH = {"layers": ("last", "one", "any"), "chosen by": ("macro F1", "log loss")}
+POOLING = Study(
+    name="pooling",
+    claims=("3",),
+    question="Mean pooling against CLS, max and a mean without the mask: frozen and fine-tuned?",
+    corpus="rated sentences",
+    arms={f"trained, {name}": Arm(partial(trained, pooling=name), _RATES, name) for name in POOL}
+    | {f"frozen, {name}": Arm(partial(frozen, pooling=name), _SEARCH, name) for name in POOL},
+    comparisons=tuple(
+        Comparison("3", f"{how}, mean", f"{how}, {name}", "no loss", source="the reference text")
+        for how in ("trained", "frozen")
+        for name in POOL
+        if name != "mean"
+    ),
+    metric="sentiment macro F1",
+    validation=("valid sentiment macro F1",),
+    margins={1000: 0.01},
+    seeds={1000: 10},
+    why="10 show 1.0 points where the paired SD is 1 point",
+    tuned_at={1000: 1000},
+)

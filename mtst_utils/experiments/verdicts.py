@@ -1,0 +1,68 @@
+"""The verdict on a claim follows from numbers by rule, and by nothing else.
+
+Taught in data/METHOD.md.
+"""
+
+from typing import Literal
+
+import pandas as pd
+
+from mtst_utils.experiments.intervals import Estimate, holm
+
+VERDICTS = ("holds", "does not hold", "no difference", "cannot tell", "depends", "by construction")
+# What a claim promises of its arm over the rival: a gain large enough to matter, any gain, or only
+# that nothing is lost.
+Promise = Literal["practical gain", "gain", "no loss"]
+PROMISES = ("practical gain", "gain", "no loss")
+ALPHA = 0.05
+
+
+def verdict(estimate: Estimate, margin: float, promise: Promise) -> str:
+    """The verdict on one comparison, turned so that above zero is what the claim promises.
+
+    margin: the practical equivalence margin, in the estimate's unit. In this order: *holds* if the
+    95 % interval is above zero (above the margin where a practical gain is promised); *does not
+    hold* if it is below zero; where the 90 % interval is within the margin, *does not hold* if a
+    gain was promised, else *no difference*; *cannot tell* otherwise. Raises ValueError for an
+    unknown promise, a margin that is not above 0, or an effect that is not a number.
+    """
+    if promise not in PROMISES:
+        raise ValueError(f"promise must be one of {', '.join(PROMISES)}; got {promise!r}")
+    if not margin > 0:
+        raise ValueError(f"margin must be above 0; got {margin!r}")
+    low, high = estimate.interval()
+    if not low <= high:
+        raise ValueError(f"an effect and a standard error are needed; got {estimate}")
+    if low > (margin if promise == "practical gain" else 0):
+        return "holds"
+    if high < 0:
+        return "does not hold"
+    if estimate.equivalent(margin):
+        return "no difference" if promise == "no loss" else "does not hold"
+    return "cannot tell"
+
+
+def over_settings(rows: pd.DataFrame) -> str:
+    """One verdict from several settings of one claim: rows with the columns sign (1 or -1 if the
+    95 % interval is above or below zero, else 0) and verdict.
+
+    *depends* if the effect is clearly above zero in one and clearly below in another; else the
+    verdict they share, or *cannot tell* if they share none. Raises ValueError for no rows.
+    """
+    if rows.empty:
+        raise ValueError("a verdict needs one setting or more; got none")
+    if (rows.sign > 0).any() and (rows.sign < 0).any():
+        return "depends"
+    return rows.verdict.iloc[0] if rows.verdict.nunique() == 1 else "cannot tell"
+
+
+def with_holm(ledger: pd.DataFrame) -> pd.DataFrame:
+    """The ledger with p_holm (p adjusted over all its rows that have one), and survives: whether a
+    clear sign is one still.
+
+    survives is True, False, or None where the verdict rests on no test against zero.
+    """
+    adjusted = holm(ledger.p)
+    clear = ledger.sign != 0
+    survives = [bool(p < ALPHA) if sign else None for p, sign in zip(adjusted, clear, strict=True)]
+    return ledger.assign(p_holm=adjusted, survives=survives)

@@ -1,0 +1,542 @@
+"""The declared studies, on a tiny backbone: designs are whole, arms are tuned alike, runs go on
+where they stopped.
+"""
+
+import dataclasses
+import functools
+
+import conftest
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_sample_weight
+
+import mtst_utils as mtst
+from mtst_utils.experiments import (
+    bake_off,
+    common,
+    designs,
+    few_labels,
+    findings,
+    forgetting,
+    pooling_study,
+    records,
+    registry,
+    results,
+)
+from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS
+from mtst_utils.experiments.designs import TUNING_SEEDS, Arm, Comparison, Job, Outcome, Study
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """Studies on a tiny backbone and 90 sentences a split, kept in a folder of the test's own."""
+    rng, frames = np.random.default_rng(0), []
+    words = ["the", "cat", "sat", "on", "a", "mat", "nobody", "expected", "train", "late"]
+    for name in ("train", "valid", "test"):
+        texts = [" ".join(rng.choice(words, 5)) for _ in range(90)]
+        rows = {
+            "text": texts,
+            "domain": rng.choice(list(DOMAINS), 90),
+            "sentiment": rng.choice(SENTIMENTS, 90),
+        }
+        frames.append(
+            pd.DataFrame(rows).assign(group=[f"{name} {i // 2}" for i in range(90)], split=name)
+        )
+    corpus = pd.concat(frames, ignore_index=True)
+
+    def encoder(name=None):
+        return mtst.SentenceEncoder(conftest.tiny_backbone(), conftest.tiny_tokenizer())
+
+    caches = (common._encoder, common.split, few_labels.asked_features)
+    caches += (forgetting._first, forgetting._before)
+    monkeypatch.setattr(common, "load_rated_sentences", lambda: corpus)
+    monkeypatch.setattr(common.SentenceEncoder, "from_pretrained", encoder)
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    for cache in caches:
+        cache.cache_clear()
+    yield corpus
+    for cache in caches:
+        cache.cache_clear()
+
+
+def toy(run=None, **changes):
+    """A whole declaration of two arms; arm B's best rate is beyond its grid."""
+
+    def measured(job):
+        score = 0.5 - abs(np.log10(job.settings["lr"]) + 1) / 10
+        predictions = {"sentiment": np.full(90, job.seed % 3)} if job.phase == "final" else {}
+        return Outcome({"valid sentiment macro F1": score, "sentiment macro F1": 0.1}, predictions)
+
+    arms = {
+        name: Arm(run or measured, {"lr": values}, "a toy")
+        for name, values in {"A": (0.05, 0.1, 0.2), "B": (0.001, 0.01, 0.02)}.items()
+    }
+    study = Study(
+        "toy",
+        ("0",),
+        "Which?",
+        "a corpus",
+        arms,
+        (Comparison("0", "A", "B", "gain"),),
+        "sentiment macro F1",
+        ("valid sentiment macro F1",),
+        {16: 0.02},
+        {16: 2},
+        "enough",
+        {16: 16},
+    )
+    return dataclasses.replace(study, **changes)
+
+
+def test_a_study_that_is_not_declared_does_not_run(monkeypatch):
+    with pytest.raises(
+        ValueError, match="no study 'padding' is declared; its runs are of the time before"
+    ):
+        registry.run("padding")
+    uneven = {"A": Arm(print, {"lr": (1, 2, 3)}, ""), "B": Arm(print, {"lr": (1, 2)}, "")}
+    for changes, lacks in [
+        ({"question": ""}, "question"),
+        ({"margins": {}}, "margins"),
+        ({"why": ""}, "why"),
+        ({"comparisons": ()}, "comparisons"),
+        ({"arms": uneven}, "same number of tries"),
+        ({"margins": {32: 0.02}}, "for every n"),
+        ({"comparisons": (Comparison("1", "A", "C", "gain"),)}, "arms or promise of '1'"),
+    ]:
+        monkeypatch.setitem(registry.STUDIES, "toy", toy(**changes))
+        with pytest.raises(ValueError, match=lacks):
+            registry.run("toy")
+
+
+def test_margins_are_those_of_the_standard():
+    """1 point of sentiment macro F1, half of one of domain accuracy; 2 with few labels."""
+    study, few = few_labels.FEW_LABELS, (16, 32, 64, 128, 256)
+    assert {study.margin(n, m) for n in few for m in common.HEADLINE} == {0.02}
+    assert {study.margin(n, "sentiment macro F1") for n in (512, 2048)} == {0.01}
+    assert {study.margin(n, "domain accuracy") for n in (512, 2048)} == {0.005}
+
+
+def test_every_declared_study_is_whole():
+    for study in registry.STUDIES.values():
+        assert study.missing() == []
+        assert min(study.seeds.values()) >= designs.LEAST_SEEDS["all-MiniLM-L6-v2"]
+    listed = registry.listing("no such backbone")
+    assert "MISSING" in listed
+    assert "padding: not yet declared" in listed
+
+
+def test_both_phases(tiny, monkeypatch):
+    """An edge winner widens the grid, at most twice; the best settings are run on fresh seeds, arm
+    beside arm.
+    """
+    monkeypatch.setitem(registry.STUDIES, "toy", toy())
+    registry.run("toy", "b")
+    rows = records.rows_of("toy")
+    assert list(rows.columns) == records.COLUMNS
+    final, tuning = rows[rows.phase == "final"], rows[rows.phase == "tune"]
+    assert set(tuning.seed) == set(TUNING_SEEDS)
+    assert final[["seed", "arm"]].to_numpy().tolist() == [
+        [0, "A"],
+        [0, "B"],
+        [1, "A"],
+        [1, "B"],
+    ]  # whole pairs first
+    assert final.settings.tolist() == ['{"lr":0.1}', '{"lr":0.08}'] * 2  # B: 0.02, then 0.04, 0.08
+    assert final.tries.tolist() == [3, 5, 3, 5]
+    assert final.at_edge.fillna("").tolist() == ["", "lr", "", "lr"]
+    codes = records.predictions("toy", "b", 16, "A", [0, 1], "sentiment")
+    assert codes.dtype == np.int8
+    assert codes.tolist() == [[0] * 90, [1] * 90]
+    assert registry.state(registry.STUDIES["toy"], "b").seeds.tolist() == [2, 2]
+    before = (results.RESULTS / "toy.csv").read_bytes()
+    registry.run("toy", "b")
+    assert (results.RESULTS / "toy.csv").read_bytes() == before  # nothing is run again
+
+
+def test_an_untuned_arm_is_not_tested(tiny, monkeypatch):
+    monkeypatch.setitem(registry.STUDIES, "toy", toy())
+    with pytest.raises(ValueError, match="'A' is not tuned for n=16"):
+        registry.run("toy", "b", "final")
+
+
+def test_an_interrupted_study_goes_on(tiny, monkeypatch):
+    calls = []
+
+    def run(job):
+        calls.append((job.phase, job.settings["lr"], job.seed))
+        if len(calls) == 12:
+            raise KeyboardInterrupt
+        return Outcome({"valid sentiment macro F1": -abs(job.settings["lr"] - 0.1)})
+
+    arms = {name: Arm(run, {"lr": (0.05, 0.1, 0.2)}, "a toy") for name in "AB"}
+    monkeypatch.setitem(registry.STUDIES, "toy", toy(arms=arms))
+    with pytest.raises(KeyboardInterrupt):
+        registry.run("toy", "b")
+    registry.run("toy", "b")
+    assert len(calls) == 2 * 9 + 2 * 2 + 1
+    assert len(records.rows_of("toy")) == 22
+
+
+def test_a_head_starts_the_same_whatever_else_is_in_the_model(tiny):
+    joint = common.new_model(None, ("domain", "sentiment"), seed=3)
+    for task in ("domain", "sentiment"):
+        alone = common.new_model(None, (task,), seed=3)
+        assert torch.equal(joint.heads[task].weight, alone.heads[task].weight)
+        assert torch.equal(joint.heads[task].bias, alone.heads[task].bias)
+        assert not torch.equal(
+            joint.heads[task].weight, common.new_model(None, (task,), seed=4).heads[task].weight
+        )
+    other = common.new_model(None, ("sentiment", "domain"), seed=3)
+    assert torch.equal(joint.heads["sentiment"].weight, other.heads["sentiment"].weight)
+    assert not torch.equal(joint.heads["sentiment"].weight, joint.heads["domain"].weight[:3])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # SetFit's
+@pytest.mark.parametrize("name", list(registry.STUDIES))
+def test_every_arm_runs_in_both_phases(tiny, name, monkeypatch):
+    """At its first and its last settings, on few sentences, with a small search for probes."""
+    monkeypatch.setattr(few_labels, "STRENGTHS", (0.01,))
+    monkeypatch.setattr(few_labels, "SHORTLIST", 1)
+    monkeypatch.setattr(common, "CURVE", 20)
+    study = registry.STUDIES[name]
+    n = min(study.seeds)
+    truth = common.codes(common.split("test").sentiment, "sentiment")
+    for arm_name, arm in study.arms_at(n).items():
+        if not registry.available(arm):
+            assert arm_name == "SetFit"
+            continue
+        if name == "cost":
+            details = arm.run(Job("b", n, 0, {}, "final", "quick")).details
+            assert all(details[metric] > 0 for metric in findings.COSTS)
+            continue
+        tuned = arm.run(Job("b", n, 0, designs.grid(arm)[0], "tune", "quick"))
+        assert set(tuned.scores) <= {"valid sentiment macro F1", "valid domain accuracy"}
+        assert not tuned.predictions  # tuning does not see the test rows
+        found = arm.run(Job("b", n, 0, designs.grid(arm)[-1], "final", "quick"))
+        right = (found.predictions["sentiment"] == truth).mean()
+        assert right == pytest.approx(found.scores["sentiment accuracy"]), arm_name
+        assert set(found.scores) <= set(records.SCORES)
+        assert records.compact(found.details)
+
+
+def test_lora_trains_its_own_weights_and_the_heads(tiny):
+    model = common.new_model(None)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    few_labels.add_lora(model, seed=0)
+    free = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all("lora_" in name or name.startswith("heads.") for name in free)
+    assert (
+        len([name for name in free if "lora_A" in name]) == 6 * 3
+    )  # linear layers of three blocks
+    mtst.fit(
+        model, tiny[:32], epochs=1, optimizer=few_labels.rates(model, 1e-2, 1e-2), progress=False
+    )
+    after = {name.replace(".base_layer", ""): value for name, value in model.state_dict().items()}
+    assert all(
+        torch.equal(after[name], value) for name, value in before.items() if "heads" not in name
+    )
+    assert (
+        after["encoder.backbone.encoder.layer.0.attention.self.query.lora_B.default.weight"]
+        .abs()
+        .sum()
+        > 0
+    )
+
+
+def test_the_best_epoch_is_kept(tiny):
+    """A perfect first epoch, then weights that are spoilt: the first is put back."""
+    model, held = common.new_model(None), tiny[:20]
+    keep = common.KeepBest(held, every=2)
+
+    class Run:
+        step = 0
+
+    Run.model = model
+    scores = {2: 0.9, 4: 0.1}
+    truth = np.eye(3)[common.codes(held.sentiment, "sentiment")]
+    for step in (1, 2, 3, 4):
+        Run.step = step
+        with torch.no_grad():
+            model.heads["sentiment"].bias.fill_(step)
+        share = scores.get(step)
+        model.probabilities = lambda texts, share=share: {
+            "sentiment": share * truth + (1 - share) / 3
+        }
+        keep.on_step(Run)
+    keep.restore(model)
+    assert keep.best_step == 2
+    assert model.heads["sentiment"].bias.tolist() == [2, 2, 2]
+
+
+def test_folds_never_divide_a_group(tiny):
+    frame = tiny[tiny.split == "train"].sample(16, random_state=1)
+    for task in ("sentiment", "domain"):
+        parts = common.folds(frame, task, 0)
+        assert sorted(i for _, asked in parts for i in asked) == list(range(16))
+        for known, asked in parts:
+            assert not set(frame.group.iloc[known]) & set(frame.group.iloc[asked])
+    known, held = common.hold_out(frame, 0)
+    assert len(known) + len(held) == 16
+    assert 2 <= len(held) <= 7
+
+
+def test_the_probe_finds_the_layer_that_knows(tiny):
+    """Four layers of noise, and a label in one of them: cross-validation on the training rows alone
+    finds it.
+    """
+    frame, rng = tiny[tiny.split == "train"][:60], np.random.default_rng(0)
+    x = rng.normal(size=(60, 4, 8))
+    x[:, 1, :3] += 3 * np.eye(3)[common.codes(frame.sentiment, "sentiment")]
+    for by in ("macro F1", "log loss"):
+        layers, _ = few_labels.search(x, frame, "sentiment", {"layers": "one", "chosen by": by}, 0)
+        assert layers == (1,)
+    assert few_labels.candidates(3, "any") == [(0,), (1,), (2,), (0, 1), (1, 2), (1, 2)]
+
+
+def test_rate_matched_means_that_the_mean_rate_is_the_same(tiny):
+    model = common.new_model(None)
+    for decay in (1.0, 0.95, 0.8):
+        groups = bake_off.optimizer_of(model, 2e-4, 1e-3, decay).param_groups
+        rates = mtst.lr_table(groups).groupby("name").lr.first().drop("heads")
+        assert len(rates) == 4  # embeddings and three blocks
+        assert np.exp(np.log(rates).mean()) == pytest.approx(2e-4)
+        assert (rates.max() / rates.min() == pytest.approx(decay**-3)) or decay == 1
+
+
+def test_converged_heads_say_what_the_probe_says(tiny, monkeypatch):
+    monkeypatch.setattr(few_labels, "STRENGTHS", (0.01,))
+    job = Job("b", 80, 0, {})
+    model, frame = common.new_model(None), common.training_rows(job)
+    bake_off.converged_heads(job, model)
+    x = model.encoder.encode(frame.text.tolist())
+    _, c = few_labels.search(
+        x[:, None, :], frame, "sentiment", {"layers": "last", "chosen by": "log loss"}, 0
+    )
+    probe = few_labels.logistic(c).fit(x, common.codes(frame.sentiment, "sentiment"))
+    found = model.probabilities(frame.text)["sentiment"]
+    assert found == pytest.approx(probe.predict_proba(x), abs=1e-4)
+
+
+def test_pulling_back_to_the_start(tiny):
+    """The share of the way back follows strength, importance and the schedule."""
+    model = common.new_model(None)
+    parameters = list(model.encoder.parameters())
+    start = [p.detach().clone() for p in parameters]
+    weights = [torch.full_like(p, float(i % 2)) for i, p in enumerate(parameters)]
+
+    class Run:
+        class optimizer:
+            param_groups = [{"lr": 5e-4, "initial_lr": 1e-3}]  # noqa: RUF012
+
+    for importance, shares in ((None, (1 / 3, 1 / 3)), (weights, (0, 1 / 3))):
+        pull = forgetting.Pull(model, 1.0, importance)
+        pull.rows = [(p, s, w) for (p, _, w), s in zip(pull.rows, start, strict=True)]
+        with torch.no_grad():
+            for p, s in zip(parameters, start, strict=True):
+                p.copy_(s + 1)
+        pull.on_step(Run)
+        for i in (0, 1):
+            left = (parameters[i] - start[i]).detach()
+            assert torch.allclose(left, torch.full_like(left, 1 - shares[i]), atol=1e-5)
+
+
+def test_importance_is_where_the_first_task_looks(tiny):
+    model = common.new_model(None)
+    found = forgetting.importances(model, tiny[:6])
+    size = sum(part.numel() for part in found)
+    assert sum(float(part.sum()) for part in found) / size == pytest.approx(1, rel=1e-4)
+    table = found[0]  # of word vectors: those that occur in no sentence do not matter
+    used = {i for row in model.encoder.tokenize(tiny.text[:6].tolist())[0] for i in row}
+    unused = [i for i in range(len(table)) if i not in used]
+    assert float(table[unused].abs().sum()) == 0
+    assert float(table[sorted(used)].sum()) > 0
+
+
+def test_weights_are_mixed_and_heads_refitted(tiny):
+    model = common.new_model(None)
+    start = [p.detach().clone() for p in model.encoder.parameters()]
+    with torch.no_grad():
+        for p in model.encoder.parameters():
+            p.add_(1)
+    forgetting.mix(model, start, 0.25)
+    first = next(model.encoder.parameters())
+    assert torch.allclose(first, start[0] + 0.25, atol=1e-6)
+    rows = tiny[:60]
+    forgetting.refit_head(model, rows)
+    x = model.encoder.encode(rows.text.tolist())
+    probe = few_labels.logistic(0.01).fit(x, common.codes(rows.domain, "domain"))
+    assert model.probabilities(rows.text)["domain"].argmax(1).tolist() == probe.predict(x).tolist()
+
+
+def test_a_remedy_leaves_the_first_head_and_other_runs_alone(tiny):
+    job = Job("b", 40, 0, {"lr": 1e-3, "strength": 1.0}, "tune", "quick")
+    first = forgetting.after_first(job)
+    before = {name: value.clone() for name, value in first.state_dict().items()}
+    forgetting.remedy(job, "distillation")
+    again = forgetting.after_first(job).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in before.items())
+    rows = forgetting.second_rows(job, None)
+    assert "domain" not in rows
+    assert not set(rows.index) & set(forgetting.first_rows(job).index)
+
+
+def test_poolings_differ_only_where_there_is_padding(tiny):
+    encoder = common.new_model(None).encoder
+    long, short = "the cat sat on a mat the cat sat", "the cat"
+    for name in pooling_study.POOL:
+        both = pooling_study.embedded(pooling_study.pooled(encoder, name), pd.Series([long, short]))
+        alone = pooling_study.embedded(pooling_study.pooled(encoder, name), pd.Series([short]))
+        same = np.allclose(both[1], alone[0], atol=1e-5)
+        assert same == (name != "unmasked mean"), name
+
+
+def test_findings_are_unfinished_until_all_seeds_have_run(tiny, monkeypatch):
+    """From rows and predictions to a row of the ledger; a verdict comes with the last seed."""
+    truth = common.codes(tiny[tiny.split == "test"].sentiment, "sentiment").astype(int)
+
+    def run(job):
+        right = 0.9 if job.settings["lr"] < 0.3 else 0.3
+        keep = np.random.default_rng(job.seed).random(90) < right
+        guess = {"sentiment": np.where(keep, truth, (truth + 1) % 3)}
+        return Outcome({"valid sentiment macro F1": 0.5}, guess if job.phase == "final" else {})
+
+    arms = {"A": Arm(run, {"lr": (0.1, 0.2)}, ""), "B": Arm(run, {"lr": (0.3, 0.4)}, "")}
+    study = toy(arms=arms, seeds={16: 10})
+    monkeypatch.setitem(registry.STUDIES, "toy", study)
+    for arm in arms:
+        registry.tune(study, "b", 16, arm)
+    for seed in range(9):
+        registry.final(study, "b", 16, seed, list(arms))
+    assert findings.findings("toy", "b").verdict.tolist() == ["unfinished"]
+    registry.run("toy", "b")
+    (row,) = findings.findings("toy", "b").to_dict("records")
+    assert (row["verdict"], row["seeds"], row["arm"], row["rival"]) == ("holds", 10, "A", "B")
+    assert row["low"] < row["low90"] < row["effect"] < row["high90"] < row["high"]
+    assert row["effect"] == pytest.approx(60, abs=8)
+    assert findings.findings("toy", "another backbone").empty
+    assert findings.plan("toy", "b").needed.tolist() == [2]  # these toys do not vary
+
+
+def test_rows_that_do_not_follow_from_the_declaration_are_found(tiny, monkeypatch):
+    """The audit of the committed rows passes a study that ran, and sees each way of bending it."""
+    truth = common.codes(tiny[tiny.split == "test"].sentiment, "sentiment")
+
+    def run(job):
+        if job.phase == "tune":
+            return Outcome({"valid sentiment macro F1": job.settings["lr"]})
+        guess = {"sentiment": np.roll(truth, job.seed)}
+        return Outcome(common.scores(guess, common.split("test")), guess)
+
+    arms = {name: Arm(run, {"lr": (1, 2)}, "") for name in "AB"} | {"none": Arm(run, {}, "")}
+    monkeypatch.setitem(registry.STUDIES, "toy", toy(arms=arms))
+    registry.run("toy", "b")
+    assert findings.audit("toy", "b") == []
+    path = results.RESULTS / "toy.csv"
+    whole = pd.read_csv(path)
+    final = whole.phase == "final"
+    a, last = final & (whole.arm == "A"), whole.index == whole.index[-1]
+
+    def bent(where, **values):
+        whole.assign(**{c: whole[c].mask(where, v) for c, v in values.items()}).to_csv(
+            path, index=False
+        )
+        return " ".join(findings.audit("toy", "b"))
+
+    assert "A: settings are not those" in bent(a, settings='{"lr":1}')
+    assert "sentiment macro F1 does not follow" in bent(a, **{"sentiment macro F1": 0.9})
+    assert "arms of different commits" in bent(last, commit="other")
+    assert "seeds are not the first" in bent(last, seed=7)
+    assert "predictions are missing" in bent(last, seed=7)
+    assert "another seed than the tuning seeds" in bent(~final, seed=3)
+    assert "has a score on test" in bent(~final, **{"domain accuracy": 0.9})
+
+
+@pytest.mark.parametrize("name", list(registry.STUDIES))
+def test_committed_rows_follow_from_the_declaration(name):
+    assert findings.audit(name) == []
+
+
+def test_the_gap_and_the_curve(tiny, monkeypatch):
+    def run(job):
+        truth = common.codes(common.split("test").sentiment, "sentiment")
+        if job.phase == "tune":
+            return Outcome({"valid sentiment macro F1": 0.5})
+        found = common.scores({"sentiment": truth}, common.split("test"))
+        own = {"training sentiment macro F1": 0.9 if job.settings["lr"] < 3 else 0.7}
+        details = {"curve": {0.5: 0.6, 1: 0.5 + job.seed / 100}}
+        return Outcome(found | own, {"sentiment": truth}, details)
+
+    arms = {"A": Arm(run, {"lr": (1, 2)}, ""), "B": Arm(run, {"lr": (3, 4)}, "")}
+    study = toy(arms=arms, comparisons=(Comparison("11", "A", "B", "gain", "gap"),))
+    monkeypatch.setitem(registry.STUDIES, "toy", study)
+    registry.run("toy", "b")
+    (row,) = findings.findings("toy", "b").to_dict("records")
+    assert row["effect"] == pytest.approx(20)
+    assert findings.curve(study, "b", 16, "A").loc[1].to_dict() == {0.5: 0.6, 1.0: 0.51}
+    assert findings.more_training(study, "b", 16, "A")[0] == pytest.approx(-9.5)
+    monkeypatch.setattr(findings, "STUDIES", {"toy": study})
+    assert findings.ledger("b").survives.tolist() == [True]
+
+
+def test_a_cost_is_a_ratio(tiny, monkeypatch):
+    """Half as long is 2 times cheaper; 3 % more is within the margin of 5 %."""
+    cost = {"A": 1.0, "B": 2.0, "C": 1.03}
+
+    def run(job, name):
+        noise = {"A": 0.01, "B": 0.0, "C": -0.01}[name] * (job.seed % 3)
+        return Outcome({}, details={"seconds": cost[name] * (1 + noise)})
+
+    arms = {name: Arm(functools.partial(run, name=name), {}, "") for name in cost}
+    comparisons = (
+        Comparison("7", "A", "B", "practical gain", "seconds"),
+        Comparison("4", "C", "A", "no loss", "seconds"),
+    )
+    changes = {"arms": arms, "comparisons": comparisons, "margins": {16: 0.05}, "seeds": {16: 9}}
+    monkeypatch.setitem(registry.STUDIES, "toy", toy(**changes))
+    registry.run("toy", "b")
+    table = findings.findings("toy", "b")
+    assert table.effect.tolist() == pytest.approx([1.98, 0.99], abs=0.01)
+    assert table.unit.tolist() == ["times", "times"]
+    assert table.margin.tolist() == pytest.approx([1.05, 1.05])
+    assert table.verdict.tolist() == ["holds", "no difference"]
+    assert findings.audit("toy", "b") == []
+
+
+def test_every_class_weighs_the_same_as_in_the_probes(tiny):
+    """The loss of a linear head is what scikit-learn minimises with balanced classes."""
+    model = common.new_model(None)
+    frame = tiny[:40].assign(sentiment=["neutral"] * 5 + ["positive"] * 35)  # and no negative
+    learner = common.Balanced(model, frame).eval()
+    assert learner.weights["sentiment"][1:].tolist() == pytest.approx([4, 40 / 70])
+    inputs = model.encoder.collate(model.encoder.tokenize(frame.text.tolist())[0])
+    truth = common.codes(frame.sentiment, "sentiment").astype(int)
+    with torch.no_grad():
+        output = learner(*inputs, {"sentiment": torch.tensor(truth)})
+        plain = model.eval()(*inputs).logits["sentiment"].log_softmax(-1)
+    surprise = -plain[range(40), truth].numpy()
+    weights = compute_sample_weight("balanced", frame.sentiment)
+    assert output.loss.item() == pytest.approx((weights * surprise).mean(), rel=1e-5)
+    some = torch.tensor([*truth[:20], *[-100] * 20])  # a row without a label counts for nothing
+    with torch.no_grad():
+        half = learner(*inputs, {"sentiment": some}).loss.item()
+    assert half == pytest.approx((weights * surprise)[:20].mean(), rel=1e-5)
+    before = model.heads["sentiment"].weight.clone()
+    mtst.fit(learner, frame, epochs=1, progress=False)
+    assert not torch.equal(model.heads["sentiment"].weight, before)  # it trains the model
+
+
+def test_distillation_keeps_a_tasks_answers(tiny):
+    model, rows = common.new_model(None), tiny[:8]
+    learner = forgetting.KeepsAnswers(model, rows, "domain", 1.0).eval()
+    assert not any("before" in name for name, _ in learner.named_parameters())
+    inputs = model.encoder.collate(model.encoder.tokenize(rows.text.tolist())[0])
+    labels = {"sentiment": torch.tensor(common.codes(rows.sentiment, "sentiment").astype(int))}
+    same = learner(*inputs, labels)
+    assert same.losses["keep domain"].item() == pytest.approx(0, abs=1e-6)  # nothing moved yet
+    with torch.no_grad():
+        model.encoder.backbone.encoder.layer[2].output.dense.weight.normal_()
+    moved = learner(*inputs, labels)
+    assert moved.losses["keep domain"] > 1e-4
+    assert moved.loss.item() == pytest.approx(sum(moved.losses.values()).item())
