@@ -17,8 +17,8 @@ from conftest import tiny_backbone, tiny_tokenizer
 import mtst_utils as mtst
 from mtst_utils import encoder, frames, multitask, training
 from mtst_utils import precision as precision_of
-from mtst_utils.frames import NO_LABEL
 from mtst_utils.experiments import corpora
+from mtst_utils.frames import NO_LABEL
 
 CPU = torch.device("cpu")
 FRAME = small.frame()

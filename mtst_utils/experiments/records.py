@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mtst_utils.encoder import has_bfloat16
+from mtst_utils.precision import has_bfloat16
 from mtst_utils.experiments import results
 
 KEYS = ["study", "phase", "backbone", "corpus", "n", "arm", "settings", "seed"]

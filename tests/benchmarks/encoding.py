@@ -16,9 +16,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from mtst_utils.encoder import SentenceEncoder, has_bfloat16
+from mtst_utils.encoder import SentenceEncoder
 from mtst_utils.experiments.corpora import load_rated_sentences
 from mtst_utils.experiments.results import RESULTS
+from mtst_utils.precision import has_bfloat16
 from tests.benchmarks.common import PEERS, compare
 
 HALF = {"float32": False, "bfloat16": True}
