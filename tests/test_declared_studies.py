@@ -13,6 +13,7 @@ import torch
 from sklearn.utils.class_weight import compute_sample_weight
 
 import mtst_utils as mtst
+from mtst_utils.backbones import DEFAULT
 from mtst_utils.experiments import (
     bake_off,
     common,
@@ -118,10 +119,16 @@ def test_margins_are_those_of_the_standard():
     assert {study.margin(n, "domain accuracy") for n in (512, 2048)} == {0.005}
 
 
+def test_a_larger_backbone_gets_half_the_seeds_and_five_at_the_least():
+    study = toy(margins={16: 1, 32: 1}, seeds={16: 20, 32: 8}, tuned_at={16: 16, 32: 16})
+    assert [study.wanted(n, DEFAULT) for n in (16, 32)] == [20, 8]
+    assert [study.wanted(n, "all-mpnet-base-v2") for n in (16, 32)] == [10, 5]
+
+
 def test_every_declared_study_is_whole():
     for study in registry.STUDIES.values():
         assert study.missing() == []
-        assert min(study.seeds.values()) >= designs.LEAST_SEEDS["all-MiniLM-L6-v2"]
+        assert min(study.seeds.values()) >= designs.LEAST_SEEDS
     listed = registry.listing("no such backbone")
     assert "MISSING" in listed
     assert "padding: not yet declared" in listed
@@ -132,7 +139,7 @@ def test_both_phases(tiny, monkeypatch):
     beside arm.
     """
     monkeypatch.setitem(registry.STUDIES, "toy", toy())
-    registry.run("toy", "b")
+    registry.run("toy", DEFAULT)
     rows = records.rows_of("toy")
     assert list(rows.columns) == records.COLUMNS
     final, tuning = rows[rows.phase == "final"], rows[rows.phase == "tune"]
@@ -146,19 +153,19 @@ def test_both_phases(tiny, monkeypatch):
     assert final.settings.tolist() == ['{"lr":0.1}', '{"lr":0.08}'] * 2  # B: 0.02, then 0.04, 0.08
     assert final.tries.tolist() == [3, 5, 3, 5]
     assert final.at_edge.fillna("").tolist() == ["", "lr", "", "lr"]
-    codes = records.predictions("toy", "b", 16, "A", [0, 1], "sentiment")
+    codes = records.predictions("toy", DEFAULT, 16, "A", [0, 1], "sentiment")
     assert codes.dtype == np.int8
     assert codes.tolist() == [[0] * 90, [1] * 90]
-    assert registry.state(registry.STUDIES["toy"], "b").seeds.tolist() == [2, 2]
+    assert registry.state(registry.STUDIES["toy"], DEFAULT).seeds.tolist() == [2, 2]
     before = (results.RESULTS / "toy.csv").read_bytes()
-    registry.run("toy", "b")
+    registry.run("toy", DEFAULT)
     assert (results.RESULTS / "toy.csv").read_bytes() == before  # nothing is run again
 
 
 def test_an_untuned_arm_is_not_tested(tiny, monkeypatch):
     monkeypatch.setitem(registry.STUDIES, "toy", toy())
     with pytest.raises(ValueError, match="'A' is not tuned for n=16"):
-        registry.run("toy", "b", "final")
+        registry.run("toy", DEFAULT, "final")
 
 
 def test_an_interrupted_study_goes_on(tiny, monkeypatch):
@@ -173,8 +180,8 @@ def test_an_interrupted_study_goes_on(tiny, monkeypatch):
     arms = {name: Arm(run, {"lr": (0.05, 0.1, 0.2)}, "a toy") for name in "AB"}
     monkeypatch.setitem(registry.STUDIES, "toy", toy(arms=arms))
     with pytest.raises(KeyboardInterrupt):
-        registry.run("toy", "b")
-    registry.run("toy", "b")
+        registry.run("toy", DEFAULT)
+    registry.run("toy", DEFAULT)
     assert len(calls) == 2 * 9 + 2 * 2 + 1
     assert len(records.rows_of("toy")) == 22
 
@@ -203,18 +210,23 @@ def test_every_arm_runs_in_both_phases(tiny, name, monkeypatch):
     study = registry.STUDIES[name]
     n = min(study.seeds)
     truth = common.codes(common.split("test").sentiment, "sentiment")
-    for arm_name, arm in study.arms_at(n).items():
+    others = {  # of studies whose arms are the same but for a word
+        "pooling": ["trained, unmasked mean", "frozen, max"],
+        "forgetting_frontier_hard": ["none", "backbone frozen"],
+    }
+    arms = study.arms_at(n)
+    for arm_name, arm in ((name, arms[name]) for name in others.get(name, arms)):
         if not registry.available(arm):
             assert arm_name == "SetFit"
             continue
         if name == "cost":
-            details = arm.run(Job("b", n, 0, {}, "final", "quick")).details
+            details = arm.run(Job(DEFAULT, n, 0, {}, "final", "quick")).details
             assert all(details[metric] > 0 for metric in findings.COSTS)
             continue
-        tuned = arm.run(Job("b", n, 0, designs.grid(arm)[0], "tune", "quick"))
+        tuned = arm.run(Job(DEFAULT, n, 0, designs.grid(arm)[0], "tune", "quick"))
         assert set(tuned.scores) <= {"valid sentiment macro F1", "valid domain accuracy"}
         assert not tuned.predictions  # tuning does not see the test rows
-        found = arm.run(Job("b", n, 0, designs.grid(arm)[-1], "final", "quick"))
+        found = arm.run(Job(DEFAULT, n, 0, designs.grid(arm)[-1], "final", "quick"))
         right = (found.predictions["sentiment"] == truth).mean()
         assert right == pytest.approx(found.scores["sentiment accuracy"]), arm_name
         assert set(found.scores) <= set(records.SCORES)
@@ -307,7 +319,7 @@ def test_rate_matched_means_that_the_mean_rate_is_the_same(tiny):
 
 def test_converged_heads_say_what_the_probe_says(tiny, monkeypatch):
     monkeypatch.setattr(few_labels, "STRENGTHS", (0.01,))
-    job = Job("b", 80, 0, {})
+    job = Job(DEFAULT, 80, 0, {})
     model, frame = common.new_model(None), common.training_rows(job)
     bake_off.converged_heads(job, model)
     x = model.encoder.encode(frame.text.tolist())
@@ -371,7 +383,7 @@ def test_weights_are_mixed_and_heads_refitted(tiny):
 
 
 def test_a_remedy_leaves_the_first_head_and_other_runs_alone(tiny):
-    job = Job("b", 40, 0, {"lr": 1e-3, "strength": 1.0}, "tune", "quick")
+    job = Job(DEFAULT, 40, 0, {"lr": 1e-3, "strength": 1.0}, "tune", "quick")
     first = forgetting.after_first(job)
     before = {name: value.clone() for name, value in first.state_dict().items()}
     forgetting.remedy(job, "distillation")
@@ -406,17 +418,17 @@ def test_findings_are_unfinished_until_all_seeds_have_run(tiny, monkeypatch):
     study = toy(arms=arms, seeds={16: 10})
     monkeypatch.setitem(registry.STUDIES, "toy", study)
     for arm in arms:
-        registry.tune(study, "b", 16, arm)
+        registry.tune(study, DEFAULT, 16, arm)
     for seed in range(9):
-        registry.final(study, "b", 16, seed, list(arms))
-    assert findings.findings("toy", "b").verdict.tolist() == ["unfinished"]
-    registry.run("toy", "b")
-    (row,) = findings.findings("toy", "b").to_dict("records")
+        registry.final(study, DEFAULT, 16, seed, list(arms))
+    assert findings.findings("toy", DEFAULT).verdict.tolist() == ["unfinished"]
+    registry.run("toy", DEFAULT)
+    (row,) = findings.findings("toy", DEFAULT).to_dict("records")
     assert (row["verdict"], row["seeds"], row["arm"], row["rival"]) == ("holds", 10, "A", "B")
     assert row["low"] < row["low90"] < row["effect"] < row["high90"] < row["high"]
     assert row["effect"] == pytest.approx(60, abs=8)
     assert findings.findings("toy", "another backbone").empty
-    assert findings.plan("toy", "b").needed.tolist() == [2]  # these toys do not vary
+    assert findings.plan("toy", DEFAULT).needed.tolist() == [2]  # these toys do not vary
 
 
 def test_rows_that_do_not_follow_from_the_declaration_are_found(tiny, monkeypatch):
@@ -431,8 +443,8 @@ def test_rows_that_do_not_follow_from_the_declaration_are_found(tiny, monkeypatc
 
     arms = {name: Arm(run, {"lr": (1, 2)}, "") for name in "AB"} | {"none": Arm(run, {}, "")}
     monkeypatch.setitem(registry.STUDIES, "toy", toy(arms=arms))
-    registry.run("toy", "b")
-    assert findings.audit("toy", "b") == []
+    registry.run("toy", DEFAULT)
+    assert findings.audit("toy", DEFAULT) == []
     path = results.RESULTS / "toy.csv"
     whole = pd.read_csv(path)
     final = whole.phase == "final"
@@ -442,7 +454,7 @@ def test_rows_that_do_not_follow_from_the_declaration_are_found(tiny, monkeypatc
         whole.assign(**{c: whole[c].mask(where, v) for c, v in values.items()}).to_csv(
             path, index=False
         )
-        return " ".join(findings.audit("toy", "b"))
+        return " ".join(findings.audit("toy", DEFAULT))
 
     assert "A: settings are not those" in bent(a, settings='{"lr":1}')
     assert "sentiment macro F1 does not follow" in bent(a, **{"sentiment macro F1": 0.9})
@@ -471,13 +483,13 @@ def test_the_gap_and_the_curve(tiny, monkeypatch):
     arms = {"A": Arm(run, {"lr": (1, 2)}, ""), "B": Arm(run, {"lr": (3, 4)}, "")}
     study = toy(arms=arms, comparisons=(Comparison("11", "A", "B", "gain", "gap"),))
     monkeypatch.setitem(registry.STUDIES, "toy", study)
-    registry.run("toy", "b")
-    (row,) = findings.findings("toy", "b").to_dict("records")
+    registry.run("toy", DEFAULT)
+    (row,) = findings.findings("toy", DEFAULT).to_dict("records")
     assert row["effect"] == pytest.approx(20)
-    assert findings.curve(study, "b", 16, "A").loc[1].to_dict() == {0.5: 0.6, 1.0: 0.51}
-    assert findings.more_training(study, "b", 16, "A")[0] == pytest.approx(-9.5)
+    assert findings.curve(study, DEFAULT, 16, "A").loc[1].to_dict() == {0.5: 0.6, 1.0: 0.51}
+    assert findings.more_training(study, DEFAULT, 16, "A")[0] == pytest.approx(-9.5)
     monkeypatch.setattr(findings, "STUDIES", {"toy": study})
-    assert findings.ledger("b").survives.tolist() == [True]
+    assert findings.ledger(DEFAULT).survives.tolist() == [True]
 
 
 def test_a_cost_is_a_ratio(tiny, monkeypatch):
@@ -495,13 +507,13 @@ def test_a_cost_is_a_ratio(tiny, monkeypatch):
     )
     changes = {"arms": arms, "comparisons": comparisons, "margins": {16: 0.05}, "seeds": {16: 9}}
     monkeypatch.setitem(registry.STUDIES, "toy", toy(**changes))
-    registry.run("toy", "b")
-    table = findings.findings("toy", "b")
+    registry.run("toy", DEFAULT)
+    table = findings.findings("toy", DEFAULT)
     assert table.effect.tolist() == pytest.approx([1.98, 0.99], abs=0.01)
     assert table.unit.tolist() == ["times", "times"]
     assert table.margin.tolist() == pytest.approx([1.05, 1.05])
     assert table.verdict.tolist() == ["holds", "no difference"]
-    assert findings.audit("toy", "b") == []
+    assert findings.audit("toy", DEFAULT) == []
 
 
 def test_every_class_weighs_the_same_as_in_the_probes(tiny):

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mtst_utils.backbones import DEFAULT
 from mtst_utils.experiments.records import compact
 from mtst_utils.experiments.verdicts import PROMISES
 
 TUNING_SEEDS = (1000, 1001, 1002)
 WIDEN = 2  # how often an axis may be widened
-LEAST_SEEDS = {"all-MiniLM-L6-v2": 10}  # for a verdict; elsewhere 5
+LEAST_SEEDS, LEAST_ELSEWHERE = 10, 5  # for a verdict: on the default backbone, on a larger one
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,12 @@ class Study:
         are a third as many, has half of it where there are more than 256 labels.
         """
         return self.margins[n] / (2 if metric == "domain accuracy" and n > 256 else 1)
+
+    def wanted(self, n: int, backbone: str) -> int:
+        """How many seeds: those declared, and half of them on another backbone than the default."""
+        if backbone == DEFAULT:
+            return self.seeds[n]
+        return max(LEAST_ELSEWHERE, self.seeds[n] // 2)
 
     def arms_at(self, n: int) -> dict[str, Arm]:
         """The arms that run on n sentences."""

@@ -63,7 +63,7 @@ LEDGER = [
 def common_seeds(study: Study, backbone: str, n: int, arms: tuple[str, ...]) -> list[int]:
     """The seeds that all these arms have finished; only those that were declared."""
     finished = [set(_final(study, backbone, n, arm).seed) for arm in arms]
-    return sorted(set.intersection(*finished) & set(range(study.seeds[n])))
+    return sorted(set.intersection(*finished) & set(range(study.wanted(n, backbone))))
 
 
 def values_of(
@@ -157,7 +157,7 @@ def _row(study: Study, backbone: str, n: int, comparison: Comparison, found: Est
     cost = comparison.metric in COSTS
     margin = study.margin(n, comparison.metric)
     margin = float(np.log1p(margin)) if cost else margin
-    finished = found.seeds == study.seeds[n]
+    finished = found.seeds == study.wanted(n, backbone)
 
     def shown(value: float) -> float:
         return float(np.exp(value)) if cost else 100 * value
@@ -214,7 +214,14 @@ def plan(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
                 sd = float(paired.std())
                 needed = seeds_needed(sd, study.margin(n, comparison.metric))
                 table.append(
-                    (n, comparison.arm, comparison.rival, 100 * sd, needed, study.seeds[n])
+                    (
+                        n,
+                        comparison.arm,
+                        comparison.rival,
+                        100 * sd,
+                        needed,
+                        study.wanted(n, backbone),
+                    )
                 )
     return pd.DataFrame(table, columns=["n", "arm", "rival", "sd", "needed", "declared"])
 
@@ -259,7 +266,7 @@ def audit(name: str, backbone: str = DEFAULT) -> list[str]:
 def _faults(study: Study, backbone: str, n: int, arm: str, own: pd.DataFrame) -> list[str]:
     """What is wrong with the final rows of one arm at one size."""
     faults, seeds = [], own.seed.tolist()
-    if sorted(seeds) != list(range(len(seeds))) or len(seeds) > study.seeds[n]:
+    if sorted(seeds) != list(range(len(seeds))) or len(seeds) > study.wanted(n, backbone):
         faults.append("seeds are not the first of those declared")
     try:
         settings = records.compact(chosen(study, backbone, n, arm)[0])

@@ -185,7 +185,7 @@ def run(
             for arm in wanted:
                 tune(study, backbone, n, arm, scale)
         if phase in ("run", "final"):
-            for seed in range(study.seeds[n]):
+            for seed in range(study.wanted(n, backbone)):
                 final(study, backbone, n, seed, wanted, scale)
 
 
@@ -195,7 +195,8 @@ def state(study: Study, backbone: str = DEFAULT) -> pd.DataFrame:
     """
     rows, table = records.rows_of(study.name), []
     rows = rows[rows.backbone == backbone]
-    for n, wanted in study.seeds.items():
+    for n in study.seeds:
+        wanted = study.wanted(n, backbone)
         for name in study.arms_at(n):
             done = rows[(rows.phase == "final") & (rows.n == n) & (rows.arm == name)]
             tried = len(tuned(study, backbone, n, name))
