@@ -30,11 +30,9 @@ WIDE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "Yu Gothi
 
 def _palette_png(figure):
     """A figure as PNG in base64 with a palette of its own colours: a quarter of the size, and hardly told from the whole."""
-    colors = (
-        128 if any(axes.images for axes in figure.axes) else 40
-    )  # a heat map has more shades than lines and letters
+    shaded = any(axes.images for axes in figure.axes)  # a heat map has more colours than lines and letters
     figure.savefig(whole := io.BytesIO(), format="png", dpi=figure.dpi, bbox_inches="tight")
-    palette = Image.open(whole).convert("RGB").quantize(colors, kmeans=3)
+    palette = Image.open(whole).convert("RGB").quantize(64 if shaded else 40, kmeans=3)
     palette.save(small := io.BytesIO(), format="png", optimize=True)
     return b64encode(small.getvalue()).decode()
 
@@ -310,7 +308,7 @@ def layer_rates(tables, title, ax=None, limits=None):
     ax.margins(x=0.1)
     ax.set_xlim(limits)
     low, high = ax.get_xlim()
-    ticks = (1, 3) if high > 50 * low else (1, 2, 3, 5, 7)
+    ticks = (1,) if high > 2000 * low else (1, 3) if high > 50 * low else (1, 2, 3, 5, 7)
     ax.xaxis.set(major_locator=LogLocator(subs=ticks), major_formatter="{x:g}", minor_locator=NullLocator())
     beside = {"xycoords": ("axes points", "axes fraction"), "color": GREY}
     ax.annotate("output: labels", (-98, 1), rotation=90, va="top", **beside)
