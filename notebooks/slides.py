@@ -1,4 +1,6 @@
-"""Settings for slides: `jupyter nbconvert --config notebooks/slides.py --to slides notebooks/*.ipynb`."""
+"""Settings for slides: `jupyter nbconvert --config notebooks/slides.py --to slides
+notebooks/*.ipynb`.
+"""
 
 import base64
 import struct
@@ -15,7 +17,10 @@ class AsLargeAsFits(Preprocessor):
                 header = base64.b64decode(output.data["image/png"][:64])
                 width, height = struct.unpack(">II", header[16:24])
                 scale = min(1160 / width, 560 / height)
-                output.metadata["image/png"] = {"width": round(scale * width), "height": round(scale * height)}
+                output.metadata["image/png"] = {
+                    "width": round(scale * width),
+                    "height": round(scale * height),
+                }
         return cell, resources
 
 

@@ -14,12 +14,19 @@ from transformers import (
     MPNetConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
-)  # fmt: skip
+)
 
 import mtst_utils as mtst
 
-SIZE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 64,
-        "pad_token_id": 0, "max_position_embeddings": 48}  # fmt: skip
+SIZE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 64,
+    "pad_token_id": 0,
+    "max_position_embeddings": 48,
+}
 CONFIGS = {
     "bert": BertConfig(**SIZE),
     "roberta": RobertaConfig(**SIZE),
@@ -27,27 +34,54 @@ CONFIGS = {
     "electra": ElectraConfig(**SIZE, embedding_size=16),
     "albert": AlbertConfig(**SIZE, embedding_size=16, num_hidden_groups=3),
     "distilbert": DistilBertConfig(
-        dim=32, n_layers=3, n_heads=2, hidden_dim=64, vocab_size=64, pad_token_id=0, max_position_embeddings=48
+        dim=32,
+        n_layers=3,
+        n_heads=2,
+        hidden_dim=64,
+        vocab_size=64,
+        pad_token_id=0,
+        max_position_embeddings=48,
     ),
     "deberta-v2": DebertaV2Config(
-        **SIZE, relative_attention=True, position_buckets=8, norm_rel_ebd="layer_norm", conv_kernel_size=3
+        **SIZE,
+        relative_attention=True,
+        position_buckets=8,
+        norm_rel_ebd="layer_norm",
+        conv_kernel_size=3,
     ),
-    "modernbert": ModernBertConfig(**SIZE, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3),
+    "modernbert": ModernBertConfig(
+        **SIZE, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3
+    ),
 }
 
 
 def tiny_tokenizer(limit=40):
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"the cat sat on a mat nobody expected train to be late today".split()]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        *"the cat sat on a mat nobody expected train to be late today".split(),
+    ]
     words += list("abcdefghijklmnopqrstuvwxyz"[1:]) + ["##" + letter for letter in "aeiou"]
-    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    tokenizer = Tokenizer(
+        models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    )
+    tokenizer.normalizer, tokenizer.pre_tokenizer = (
+        normalizers.Lowercase(),
+        pre_tokenizers.Whitespace(),
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
         model_max_length=limit,
-    )  # fmt: skip
+    )
 
 
 def tiny_backbone(kind="bert"):
@@ -77,6 +111,7 @@ def corpus():
 
 
 def pytest_collectstart(collector):
-    # Progress and one-off notices go to stderr, and differ from run to run. Unit tests turn warnings into errors instead.
+    # Progress and one-off notices go to stderr, and differ from run to run. Unit tests turn
+    # warnings into errors instead.
     if type(collector).__name__ == "IPyNbFile":
         collector.skip_compare += ("stderr",)

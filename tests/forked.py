@@ -1,4 +1,6 @@
-"""Run a function in processes that are forked from one that has only imported: importing takes longer than it does."""
+"""Run a function in processes that are forked from one that has only imported: importing takes
+longer than it does.
+"""
 
 import multiprocessing
 

@@ -24,7 +24,15 @@ def train(folder):
     torch.set_num_threads(1)
     checkpoints.SAVE_SECONDS = -1  # after every step, so that many kills fall into the writing
     model = small.model()
-    mtst.fit(model, small.frame(), epochs=EPOCHS, batch_size=8, precision="float32", checkpoint=folder, progress=False)
+    mtst.fit(
+        model,
+        small.frame(),
+        epochs=EPOCHS,
+        batch_size=8,
+        precision="float32",
+        checkpoint=folder,
+        progress=False,
+    )
 
 
 def child(folder):
@@ -41,7 +49,11 @@ def reached(folder):
         return 0, None
     with safe_open(file, "pt") as opened:
         step = json.loads(opened.metadata()["facts"])["step"]
-        return step, {name: opened.get_tensor(name) for name in opened.keys() if name.startswith("model.")}  # noqa: SIM118
+        return step, {
+            name: opened.get_tensor(name)
+            for name in opened.keys()  # noqa: SIM118
+            if name.startswith("model.")
+        }
 
 
 def changed(file, since):

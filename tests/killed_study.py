@@ -47,5 +47,8 @@ def run_and_kill(folder):
         assert os.WIFSIGNALED(status), "it had finished before it was killed: nothing is tested"
         left.append(finished())
     os.waitpid(child(), 0)
-    return {"rows per run": sorted({rows for kill in left for rows in kill.values()}),
-            "runs at the kills": [len(kill) for kill in left], "rows in the end": finished()}  # fmt: skip
+    return {
+        "rows per run": sorted({rows for kill in left for rows in kill.values()}),
+        "runs at the kills": [len(kill) for kill in left],
+        "rows in the end": finished(),
+    }

@@ -2,8 +2,8 @@
 
 python -m tests.settings [names of settings; default: all five, one after the other, about an hour]
 
-float32 is had by hiding the processor's 16-bit arithmetic from torch, another processor by telling its libraries to use no
-instructions newer than AVX2 (2013).
+float32 is had by hiding the processor's 16-bit arithmetic from torch, another processor by telling
+its libraries to use no instructions newer than AVX2 (2013).
 """
 
 import os
@@ -21,8 +21,13 @@ from mtst_utils.experiments.results import RESULTS
 from tests.benchmarks.common import machine
 
 ROOT = Path(__file__).parents[1]
-NO_BFLOAT16 = "import torch\ntorch.cpu.get_capabilities = dict\n"  # read by every Python that starts, the kernels' too
-OLD = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+# read by every Python that starts, the kernels' too
+NO_BFLOAT16 = "import torch\ntorch.cpu.get_capabilities = dict\n"
+OLD = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
 # name: (threads, 16-bit arithmetic, further environment)
 SETTINGS = {
     "bfloat16, 2 threads": (2, True, {}),
@@ -38,11 +43,18 @@ def outcome(threads, half, environment):
     with tempfile.TemporaryDirectory() as folder:
         if not half:
             (Path(folder) / "sitecustomize.py").write_text(NO_BFLOAT16)
-        environment = os.environ | environment | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": folder}
+        environment = (
+            os.environ | environment | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": folder}
+        )
         started = time.perf_counter()
         command = [sys.executable, "-m", "pytest", "notebooks", "--nbval-cell-timeout=1800"]
-        out = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True).stdout
-    count = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed)", out.splitlines()[-1])}
+        out = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True
+        ).stdout
+    count = {
+        word: int(number)
+        for number, word in re.findall(r"(\d+) (passed|failed)", out.splitlines()[-1])
+    }
     if not count:
         raise RuntimeError(f"pytest did not run the notebooks:\n{out[-2000:]}")
     failed = re.findall(r"^FAILED (.*)$", out, re.M)
@@ -58,7 +70,11 @@ def outcome(threads, half, environment):
 def main(names):
     path = RESULTS / "settings.csv"
     for name in names or SETTINGS:
-        row = {"setting": name, **outcome(*SETTINGS[name]), "machine": machine().replace(" 2 threads,", "")}
+        row = {
+            "setting": name,
+            **outcome(*SETTINGS[name]),
+            "machine": machine().replace(" 2 threads,", ""),
+        }
         print(row, flush=True)
         old = pd.read_csv(path).query("setting != @name") if path.is_file() else None
         pd.concat([old, pd.DataFrame([row])]).to_csv(path, index=False)

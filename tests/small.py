@@ -20,7 +20,9 @@ WORDS = [
 def frame(n=64):
     texts = [f"{WORDS[i % 8]} {'b' if i % 3 else 'c'} {WORDS[(i * 5 + 1) % 8]}" for i in range(n)]
     sides = ["cat" if "cat" in text else "other" for text in texts]
-    return pd.DataFrame({"text": texts, "animal": sides, "letter": ["b" if i % 3 else "c" for i in range(n)]})
+    return pd.DataFrame(
+        {"text": texts, "animal": sides, "letter": ["b" if i % 3 else "c" for i in range(n)]}
+    )
 
 
 def model(dropout=0.1):

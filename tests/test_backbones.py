@@ -63,7 +63,9 @@ def test_local_folder(folder):
         (lambda f: (f / "config.json").unlink(), "cannot be loaded"),
         (lambda f: (f / "config.json").write_text("{"), "cannot be loaded"),
         (
-            lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-100]),
+            lambda f: (f / "model.safetensors").write_bytes(
+                (f / "model.safetensors").read_bytes()[:-100]
+            ),
             "cannot be loaded",
         ),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "cannot be loaded"),
@@ -79,7 +81,10 @@ def test_weights_that_lack_a_tensor_are_not_filled_with_random_ones(folder):
     tensors = load_file(folder / "model.safetensors")
     del tensors["encoder.layer.1.output.dense.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BackboneNotAvailable, match=r"lacks 1 of the model's tensors, first 'encoder\.layer\.1\.output"):
+    with pytest.raises(
+        BackboneNotAvailable,
+        match=r"lacks 1 of the model's tensors, first 'encoder\.layer\.1\.output",
+    ):
         load_backbone(folder)
 
 
@@ -99,7 +104,9 @@ def test_bad_arguments(folder):
 
 def test_altered_package_is_refused(fresh, monkeypatch):
     monkeypatch.setitem(packaged_weights.SHA256, "all-MiniLM-L6-v2", "0" * 64)
-    with pytest.raises(BackboneNotAvailable, match=r"is not the published file \(SHA-256 differs\)"):
+    with pytest.raises(
+        BackboneNotAvailable, match=r"is not the published file \(SHA-256 differs\)"
+    ):
         load_backbone("all-MiniLM-L6-v2")
 
 
@@ -151,10 +158,16 @@ def pieces(tmp_path, folder, monkeypatch):
 
 
 def test_join(pieces, folder, tmp_path, fresh, monkeypatch):
-    monkeypatch.setitem(packaged_weights.SHA256, "all-mpnet-base-v2", packaged_weights.sha256(folder / "model.safetensors"))
+    monkeypatch.setitem(
+        packaged_weights.SHA256,
+        "all-mpnet-base-v2",
+        packaged_weights.sha256(folder / "model.safetensors"),
+    )
     model, _ = load_backbone("all-mpnet-base-v2")
     assert model.source == "package all-mpnet-base-v2"
-    assert [p.name for p in (tmp_path / "cache").iterdir()] == ["all-mpnet-base-v2"]  # nothing temporary is left
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == [
+        "all-mpnet-base-v2"
+    ]  # nothing temporary is left
     shutil.rmtree(pieces)  # joined once: the pieces are not needed again
     assert load_backbone("sentence-transformers/all-mpnet-base-v2")[0].source == model.source
 

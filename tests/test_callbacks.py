@@ -41,7 +41,9 @@ def test_every_event_in_order():
     names = [name for name, _, _ in calls]
     epoch = ["on_epoch", *step[0], *step[0], "after_epoch"]
     assert names == ["on_start", *epoch, *epoch, "on_end"]
-    documented = {name for name in vars(mtst.Callback) if name.startswith(("on_", "before_", "after_"))}
+    documented = {
+        name for name in vars(mtst.Callback) if name.startswith(("on_", "before_", "after_"))
+    }
     assert set(names) == documented
     assert calls[0] == ("on_start", 0, 0)
     assert calls[-1] == ("on_end", 4, 1)
@@ -93,7 +95,11 @@ def test_early_stopping_goes_on_from_a_checkpoint(tmp_path, monkeypatch, at):
                 raise KeyboardInterrupt
 
     def callbacks():
-        return [Scores([0.5, 0.7, 0.6, 0.7, 0.8]), mtst.EarlyStopping("animal macro F1"), Interrupt()]
+        return [
+            Scores([0.5, 0.7, 0.6, 0.7, 0.8]),
+            mtst.EarlyStopping("animal macro F1"),
+            Interrupt(),
+        ]
 
     model, whole, again = (small.model() for _ in range(3))
     with pytest.raises(KeyboardInterrupt):
@@ -115,7 +121,9 @@ def test_early_stopping_says_what_it_needs():
 
 
 def test_parts_of_a_batch_add_up_to_it():
-    """Gradient accumulation: less memory, the same losses and weights, few labels in a task included."""
+    """Gradient accumulation: less memory, the same losses and weights, few labels in a task
+    included.
+    """
     frame = FRAME.copy()
     frame.loc[frame.index % 5 != 0, "letter"] = None
     results = []

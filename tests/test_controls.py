@@ -1,4 +1,6 @@
-"""What a person can do to a notebook's controls, and which sentences of the corpus a class gets to see."""
+"""What a person can do to a notebook's controls, and which sentences of the corpus a class gets to
+see.
+"""
 
 import codecs
 import warnings
@@ -13,10 +15,16 @@ def test_an_example_is_drawn_once_wherever_it_runs(monkeypatch):
     drawn, shown = [], []
     monkeypatch.setattr("IPython.display.display", lambda *things, **_: shown.extend(things))
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    assert notebook.control(lambda **values: drawn.append(values), {"decay": 0.95}, decay=[1, 0.95]) is None
+    assert (
+        notebook.control(lambda **values: drawn.append(values), {"decay": 0.95}, decay=[1, 0.95])
+        is None
+    )
     assert (drawn, shown) == ([{"decay": 0.95}], [])
     monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
-    assert notebook.control(lambda **values: drawn.append(values), {"decay": 0.95}, decay=[1, 0.95]) is None
+    assert (
+        notebook.control(lambda **values: drawn.append(values), {"decay": 0.95}, decay=[1, 0.95])
+        is None
+    )
     assert drawn == [{"decay": 0.95}] * 2
     assert [list(view) for view in shown] == [["application/vnd.jupyter.widget-view+json"]]
 
@@ -24,7 +32,9 @@ def test_an_example_is_drawn_once_wherever_it_runs(monkeypatch):
 def test_a_slider_and_a_field_draw_anew():
     drawn = []
     start, options = {"sentence": "one", "base_lr": 1}, {"base_lr": [1, 0.95]}
-    field, slider, hint, _ = notebook.controls(lambda **values: drawn.append(values), start, options).children
+    field, slider, hint, _ = notebook.controls(
+        lambda **values: drawn.append(values), start, options
+    ).children
     assert slider.options == (1, 0.95)
     assert slider.description == "base lr"
     assert "let go of a slider" in hint.value
@@ -52,7 +62,9 @@ def test_whatever_is_typed_is_answered_in_plain_lines(typed, answer, capsys):
     assert capsys.readouterr() == (answer, "")
 
 
-@pytest.mark.parametrize("hidden", ["nff", "fuvgfgbez", "#shpxlbh", "FHPXVAT!", "evccrq bss, qnza vg", "ovgpurf"])
+@pytest.mark.parametrize(
+    "hidden", ["nff", "fuvgfgbez", "#shpxlbh", "FHPXVAT!", "evccrq bss, qnza vg", "ovgpurf"]
+)
 def test_what_is_not_fit_for_a_class(hidden):
     frame = pd.DataFrame({"text": [codecs.decode(hidden, "rot13"), "A lovely day."]})
     assert notebook.presentable(frame).text.tolist() == ["A lovely day."]
@@ -65,10 +77,14 @@ def test_letters_behind_asterisks(text):
 
 def test_harmless_words_stay():
     text = (
-        "The classic assembly passed on Saturday: a sturdy glass, a shaggy cocktail, analysis in Scunthorpe and Essex. "
-        "Hello, peacock; a document on therapists, a shell, thoroughly ** bold **, 2*3, 4 stars ***, at $5."
+        "The classic assembly passed on Saturday: a sturdy glass, a shaggy cocktail, "
+        "analysis in Scunthorpe and Essex. "
+        "Hello, peacock; a document on therapists, a shell, thoroughly ** bold **, 2*3, 4 "
+        "stars ***, at $5."
     )
-    assert not notebook.UNFIT.findall(text.replace("Scunthorpe", ""))  # that town is a price worth paying
+    assert not notebook.UNFIT.findall(
+        text.replace("Scunthorpe", "")
+    )  # that town is a price worth paying
 
 
 def test_few_sentences_are_lost(corpus):

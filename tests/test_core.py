@@ -68,8 +68,9 @@ def test_the_core_alone_does_not_load_the_course():
 
 
 def test_names_of_the_contract():
-    names = """load_backbone layer_stack masked_mean SentenceEncoder cosine_matrix Task MultiTaskModel
-    freeze unfreeze unfreeze_top_blocks GradualUnfreezing parameter_report layerwise_lr_groups lr_table
+    names = """load_backbone layer_stack masked_mean SentenceEncoder cosine_matrix Task
+    MultiTaskModel freeze unfreeze unfreeze_top_blocks GradualUnfreezing parameter_report
+    layerwise_lr_groups lr_table
     warmup_linear load_sample_sentences load_triplets load_rated_sentences load_csv fit evaluate
     seed_everything BackboneNotAvailable MultiTaskOutput History CorpusNotAvailable Callback
     EarlyStopping MultiLabelTask RegressionTask load_human_ratings""".split()
@@ -119,7 +120,15 @@ def test_the_examples_of_the_packages_readme_run(monkeypatch, capsys):
 
 
 def test_mypy():
-    command = [sys.executable, "-m", "mypy", "--follow-imports", "silent", "--cache-dir", os.devnull]
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--follow-imports",
+        "silent",
+        "--cache-dir",
+        os.devnull,
+    ]
     done = subprocess.run([*command, *map(str, FILES)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 

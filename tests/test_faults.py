@@ -1,6 +1,8 @@
-"""Full disks, folders that cannot be written to, and kills: nothing half-written is taken for whole, nothing measured is lost.
+"""Full disks, folders that cannot be written to, and kills: nothing half-written is taken for
+whole, nothing measured is lost.
 
-Training's faults (kills, checkpoints) are in test_training.py; two processes at once in test_corpora.py and test_backbones.py.
+Training's faults (kills, checkpoints) are in test_training.py; two processes at once in
+test_corpora.py and test_backbones.py.
 """
 
 import contextlib

@@ -1,4 +1,6 @@
-"""Freezing: what must not move does not, what is unfrozen learns, and the schedule runs from the top down."""
+"""Freezing: what must not move does not, what is unfrozen learns, and the schedule runs from the
+top down.
+"""
 
 import copy
 import pickle
@@ -59,7 +61,9 @@ STRATEGIES = {
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
 def test_frozen_tensors_stay_bit_for_bit(strategy, optimizer):
-    """100 steps with weight decay, by an optimizer that knows every parameter and has momentum from before."""
+    """100 steps with weight decay, by an optimizer that knows every parameter and has momentum from
+    before.
+    """
     model = small.model().train()
     options = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
     optimizer = optimizer(model.parameters(), lr=0.01, weight_decay=0.1, **options)
@@ -80,7 +84,9 @@ def test_frozen_tensors_stay_bit_for_bit(strategy, optimizer):
 
 
 def test_the_trap_is_real_and_closed():
-    """requires_grad alone is not enough: a gradient that is still there goes on moving the weight."""
+    """requires_grad alone is not enough: a gradient that is still there goes on moving the
+    weight.
+    """
     weights = {}
     for name, stop in {
         "requires_grad": lambda m: m.requires_grad_(False),
@@ -314,9 +320,18 @@ def test_interrupted_gradual_unfreezing_goes_on_exactly(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [{"start": -0.1}, {"start": 0.7, "end": 0.6}, {"end": 1}, {"base_lr": 0}, {"decay": 1.1}, {"decay": 0},
-     {"warmup": 0}, {"weight_decay": 1}, {"base_lr": float("nan")}],
-)  # fmt: skip
+    [
+        {"start": -0.1},
+        {"start": 0.7, "end": 0.6},
+        {"end": 1},
+        {"base_lr": 0},
+        {"decay": 1.1},
+        {"decay": 0},
+        {"warmup": 0},
+        {"weight_decay": 1},
+        {"base_lr": float("nan")},
+    ],
+)
 def test_gradual_unfreezing_refuses(options):
     with pytest.raises(ValueError, match="must be"):
         mtst.GradualUnfreezing(**options)

@@ -1,4 +1,6 @@
-"""The frozen-prefix cache: the same losses as without it, used where it applies, and never beyond memory."""
+"""The frozen-prefix cache: the same losses as without it, used where it applies, and never beyond
+memory.
+"""
 
 import conftest
 import pytest

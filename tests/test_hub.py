@@ -1,4 +1,6 @@
-"""The hub path for real: load_backbone in processes of its own, against a small hub on this machine."""
+"""The hub path for real: load_backbone in processes of its own, against a small hub on this
+machine.
+"""
 
 import hashlib
 import json
@@ -29,18 +31,26 @@ AT_ONCE = 2  # seconds; a refusal takes milliseconds, the hub client's own retri
 
 
 def digest(tensors):
-    return hashlib.sha256(b"".join(k.encode() + v.numpy().tobytes() for k, v in sorted(tensors.items()))).hexdigest()
+    return hashlib.sha256(
+        b"".join(k.encode() + v.numpy().tobytes() for k, v in sorted(tensors.items()))
+    ).hexdigest()
 
 
 def answer_requests():
     """What a loading process does: one load for each line it reads."""
-    constants.DOWNLOAD_CHUNK_SIZE = 1024  # with the real 10 MB, nothing of a tiny file would ever be half-written
+    constants.DOWNLOAD_CHUNK_SIZE = (
+        1024  # with the real 10 MB, nothing of a tiny file would ever be half-written
+    )
     for line in sys.stdin:
         name, options = json.loads(line)
         start, answer = time.perf_counter(), {"error": "", "weights": None, "source": None}
         try:
             model, tokenizer = load_backbone(name, **options)
-            answer |= {"source": model.source, "weights": digest(model.state_dict()), "pooler": bool(model.pooler)}
+            answer |= {
+                "source": model.source,
+                "weights": digest(model.state_dict()),
+                "pooler": bool(model.pooler),
+            }
             answer["ids"] = tokenizer("the red foxes")["input_ids"]
         except BackboneNotAvailable as error:
             answer["error"] = str(error)
@@ -48,18 +58,34 @@ def answer_requests():
 
 
 class Loader:
-    """A process that loads backbones; many, to import torch once. The hub client reads its settings at import."""
+    """A process that loads backbones; many, to import torch once. The hub client reads its settings
+    at import.
+    """
 
     def __init__(self, home, port):
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "TRANSFORMERS"))}
-        env |= {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "NO_PROXY": "127.0.0.1", "HF_HOME": str(home)}
+        env = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("HF_", "HUGGING", "TRANSFORMERS"))
+        }
+        env |= {
+            "HF_ENDPOINT": f"http://127.0.0.1:{port}",
+            "NO_PROXY": "127.0.0.1",
+            "HF_HOME": str(home),
+        }
         env |= {"HF_HUB_ETAG_TIMEOUT": str(TIMEOUT), "HF_HUB_DOWNLOAD_TIMEOUT": str(TIMEOUT)}
-        env |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "MTST_BACKBONE": "paraphrase-mpnet-base-v2"}
+        env |= {
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
+            "MTST_BACKBONE": "paraphrase-mpnet-base-v2",
+        }
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen([sys.executable, __file__], env=env, **pipes)
 
     def load(self, name, **options):
-        """Either an error, or a model's source, weights and so on: no failed load may bring some other model."""
+        """Either an error, or a model's source, weights and so on: no failed load may bring some
+        other model.
+        """
         print(json.dumps([name, options]), file=self.process.stdin, flush=True)
         assert select.select([self.process.stdout], [], [], 60)[0], "no answer in 60 s"
         return json.loads(self.process.stdout.readline())
@@ -104,13 +130,21 @@ class Handler(BaseHTTPRequestHandler):
         hub, (status, body, headers) = self.server.hub, (200, b"", {})
         folder = hub.repos.get(hub_id, {}).get(revision or "main")
         if not folder:
-            status, headers["X-Error-Code"] = 404, "RevisionNotFound" if hub_id in hub.repos else "RepoNotFound"
+            status, headers["X-Error-Code"] = (
+                404,
+                "RevisionNotFound" if hub_id in hub.repos else "RepoNotFound",
+            )
         elif verb == "tree":
             sizes = {item.name: item.stat().st_size for item in folder.iterdir()}
-            body = json.dumps([{"type": "file", "path": k, "size": v, "oid": k} for k, v in sizes.items()]).encode()
+            body = json.dumps(
+                [{"type": "file", "path": k, "size": v, "oid": k} for k, v in sizes.items()]
+            ).encode()
         elif verb == "resolve":
             body = (folder / file).read_bytes()
-            headers = {"X-Repo-Commit": commit(folder), "ETag": f'"{hashlib.sha1(body).hexdigest()}"'}
+            headers = {
+                "X-Repo-Commit": commit(folder),
+                "ETag": f'"{hashlib.sha1(body).hexdigest()}"',
+            }
         else:
             body = json.dumps({"id": hub_id, "sha": commit(folder)}).encode()
         first, end = int(self.headers.get("Range", "bytes=0-")[6:-1]), len(body)
@@ -123,7 +157,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             hub.sent.append((hub_id, file, first))
-            self.wfile.write(body[first : end // 2 if (hub_id, file) == (hub.cut, "model.safetensors") else end])
+            self.wfile.write(
+                body[first : end // 2 if (hub_id, file) == (hub.cut, "model.safetensors") else end]
+            )
 
     do_HEAD = do_GET
 
@@ -137,11 +173,21 @@ def commit(folder):
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """Up, with two random models to serve, and two processes that share one cache: `then` finds what `first` left."""
+    """Up, with two random models to serve, and two processes that share one cache: `then` finds
+    what `first` left.
+    """
     hub, home = Hub(), tmp_path_factory.mktemp("home")
-    hub.first, hub.then = Loader(home, hub.port), Loader(home, hub.port)  # they import torch meanwhile
+    hub.first, hub.then = (
+        Loader(home, hub.port),
+        Loader(home, hub.port),
+    )  # they import torch meanwhile
     words = ["<s>", "<pad>", "</s>", "[UNK]", "<mask>", "the", "red", "fox", "##es"]
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     hub.old, hub.new = tmp_path_factory.mktemp("old"), tmp_path_factory.mktemp("new")
     for seed, folder in enumerate((hub.old, hub.new)):
         torch.manual_seed(seed)
@@ -156,11 +202,15 @@ def hub(tmp_path_factory):
 
 def weights(folder):
     tensors = load_file(folder / "model.safetensors")
-    assert tensors.pop("pooler.dense.weight").any()  # as on the real hub: it is there to be left out
+    assert tensors.pop(
+        "pooler.dense.weight"
+    ).any()  # as on the real hub: it is there to be left out
     return digest({key: value for key, value in tensors.items() if key != "pooler.dense.bias"})
 
 
-@pytest.mark.parametrize("name", ["paraphrase-mpnet-base-v2", None])  # None: the processes have it as $MTST_BACKBONE
+@pytest.mark.parametrize(
+    "name", ["paraphrase-mpnet-base-v2", None]
+)  # None: the processes have it as $MTST_BACKBONE
 def test_the_short_name_loads_what_the_hub_serves(hub, name):
     hub.publish(PARAPHRASE, hub.old, hub.new)
     got = hub.first.load(name)
@@ -203,7 +253,11 @@ def test_half_a_download_is_never_a_model(hub):
     hub.publish("tiny/cut", hub.new)
     hub.cut = "tiny/cut"
     assert hub.first.load("tiny/cut")["error"]
-    starts = [first for hub_id, file, first in hub.sent if (hub_id, file) == ("tiny/cut", "model.safetensors")]
+    starts = [
+        first
+        for hub_id, file, first in hub.sent
+        if (hub_id, file) == ("tiny/cut", "model.safetensors")
+    ]
     assert max(starts) > 0  # some bytes had been written, and the client asked for the rest
     with hub.away():
         assert hub.first.load("tiny/cut")["error"]
@@ -221,7 +275,9 @@ def test_what_is_cached_loads_without_the_hub(hub):
             got = hub.then.load("tiny/cached", revision=revision)
             assert got["weights"] == weights(hub.new), got["error"]
             assert got["source"] == f"tiny/cached@{commit(hub.new)}"
-        assert hub.then.load("tiny/cached", revision=commit(hub.old))["error"]  # no other commit stands in for it
+        assert hub.then.load("tiny/cached", revision=commit(hub.old))[
+            "error"
+        ]  # no other commit stands in for it
     with hub.away(silent=True):
         assert hub.then.load("tiny/cached")["weights"] == weights(hub.new)
 
@@ -236,8 +292,14 @@ def test_only_safetensors_are_read(hub, tmp_path):
 
 
 FOREIGN = {
-    "config.json": {"model_type": "foreign", "auto_map": {"AutoConfig": "foreign.A", "AutoModel": "foreign.A"}},
-    "tokenizer_config.json": {"tokenizer_class": "A", "auto_map": {"AutoTokenizer": [None, "foreign.A"]}},
+    "config.json": {
+        "model_type": "foreign",
+        "auto_map": {"AutoConfig": "foreign.A", "AutoModel": "foreign.A"},
+    },
+    "tokenizer_config.json": {
+        "tokenizer_class": "A",
+        "auto_map": {"AutoTokenizer": [None, "foreign.A"]},
+    },
 }
 
 

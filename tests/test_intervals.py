@@ -36,7 +36,9 @@ def test_bootstrap_is_the_bootstrap_over_rows():
 def test_paired_difference_is_narrower_than_two_intervals():
     close = np.where(RNG.random(600) < 0.9, GUESS, TRUTH)
     value, low, high = bootstrap_difference(TRUTH, close, GUESS)
-    assert value == pytest.approx(f1_score(TRUTH, close, average="macro") - f1_score(TRUTH, GUESS, average="macro"))
+    assert value == pytest.approx(
+        f1_score(TRUTH, close, average="macro") - f1_score(TRUTH, GUESS, average="macro")
+    )
     assert 0 < low < value < high
     _, single_low, single_high = bootstrap_score(TRUTH, GUESS)
     assert high - low < (single_high - single_low) / 2

@@ -28,7 +28,9 @@ def test_depth_is_the_order_of_computation(kind):
     backbone, order = tiny_backbone(kind), []
     for depth, layer in enumerate(layer_stack(backbone)):
         layer.modules[0].register_forward_hook(lambda *_, depth=depth: order.append(depth))
-    backbone(input_ids=torch.tensor([[2, 5, 6, 3]]), attention_mask=torch.ones(1, 4, dtype=torch.long))
+    backbone(
+        input_ids=torch.tensor([[2, 5, 6, 3]]), attention_mask=torch.ones(1, 4, dtype=torch.long)
+    )
     assert order == [0, 1, 2, 3]
 
 
@@ -46,10 +48,20 @@ def test_what_belongs_to_no_block_has_a_stated_place():
 
 def test_ten_blocks_and_more_are_told_apart():
     # "layer.1" is also the beginning of "layer.10" and "layer.11".
-    config = MPNetConfig(hidden_size=8, num_hidden_layers=12, num_attention_heads=2, intermediate_size=8, vocab_size=16)
+    config = MPNetConfig(
+        hidden_size=8,
+        num_hidden_layers=12,
+        num_attention_heads=2,
+        intermediate_size=8,
+        vocab_size=16,
+    )
     stack = layer_stack(AutoModel.from_config(config))
     assert [len(layer.parameters) for layer in stack.blocks[:-1]] == [16] * 11
-    assert all(f"encoder.layer.{i}." in name for i, layer in enumerate(stack.blocks[:-1]) for name in layer.parameters)
+    assert all(
+        f"encoder.layer.{i}." in name
+        for i, layer in enumerate(stack.blocks[:-1])
+        for name in layer.parameters
+    )
 
 
 def test_tied_parameters_count_once():
@@ -57,7 +69,9 @@ def test_tied_parameters_count_once():
     backbone.encoder.layer[2].output.dense.weight = backbone.encoder.layer[0].output.dense.weight
     stack = layer_stack(backbone)
     tied = id(backbone.encoder.layer[0].output.dense.weight)
-    assert [depth for depth, layer in enumerate(stack) if tied in map(id, layer.parameters.values())] == [1]
+    assert [
+        depth for depth, layer in enumerate(stack) if tied in map(id, layer.parameters.values())
+    ] == [1]
 
 
 def test_unknown_layouts_raise():
@@ -65,7 +79,11 @@ def test_unknown_layouts_raise():
         layer_stack(AutoModel.from_config(GPT2Config(vocab_size=16, n_embd=8, n_head=2, n_layer=1)))
     with pytest.raises(ValueError, match="unknown architecture 'Linear'"):
         layer_stack(nn.Linear(2, 2))
-    backbone = AutoModel.from_config(BertConfig(**{**CONFIGS["bert"].to_dict(), "num_hidden_layers": 1}))
+    backbone = AutoModel.from_config(
+        BertConfig(**{**CONFIGS["bert"].to_dict(), "num_hidden_layers": 1})
+    )
     backbone.adapter = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match=r"bert has a parameter with no stated place: 'adapter\.weight'"):
+    with pytest.raises(
+        ValueError, match=r"bert has a parameter with no stated place: 'adapter\.weight'"
+    ):
         layer_stack(backbone)

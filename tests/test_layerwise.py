@@ -21,9 +21,17 @@ def small(tiny, monkeypatch):  # noqa: F811
 
 
 def test_every_setting_is_a_run(small):
-    expected = {"domain accuracy", "sentiment macro F1", "training, domain accuracy", "triplets right",
-                "correlation of similarities", "valid, sentiment macro F1", "distance to pretrained, block 2",
-                "cosine to before, embeddings", "loss, last 10 steps"}  # fmt: skip
+    expected = {
+        "domain accuracy",
+        "sentiment macro F1",
+        "training, domain accuracy",
+        "triplets right",
+        "correlation of similarities",
+        "valid, sentiment macro F1",
+        "distance to pretrained, block 2",
+        "cosine to before, embeddings",
+        "loss, last 10 steps",
+    }
     for study in ("layerwise_many", "layerwise_few"):
         for setting in list(studies.STUDIES[study])[::6] + list(studies.STUDIES[study])[25:]:
             run = studies.STUDIES[study][setting]
@@ -46,9 +54,13 @@ def test_the_registry_says_what_it_runs():
 
 
 def test_upside_down_has_the_same_rates_in_the_opposite_order():
-    net = mtst.MultiTaskModel(mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer()), [mtst.Task("a", ("x", "y"))])
+    net = mtst.MultiTaskModel(
+        mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer()), [mtst.Task("a", ("x", "y"))]
+    )
     groups = mtst.layerwise_lr_groups(net, 1e-4, 0.5, head_lr=1e-3)
-    right, wrong = (mtst.lr_table(g).set_index("name").lr for g in (groups, layer_rates.upside_down(groups)))
+    right, wrong = (
+        mtst.lr_table(g).set_index("name").lr for g in (groups, layer_rates.upside_down(groups))
+    )
     assert wrong[:4].tolist() == right[:4].tolist()[::-1]
     assert wrong["heads"] == right["heads"] == 1e-3
     assert groups[0]["lr"] == right["embeddings"]  # the groups given are as they were
@@ -62,7 +74,9 @@ def test_distance_is_relative_and_per_layer():
             parameter.mul_(1.25)
     moved = layer_rates.distance(backbone, start)
     assert moved["distance to pretrained, block 1"] == pytest.approx(0.25, rel=1e-6)
-    assert moved["distance to pretrained, block 0"] == moved["distance to pretrained, embeddings"] == 0
+    assert (
+        moved["distance to pretrained, block 0"] == moved["distance to pretrained, embeddings"] == 0
+    )
 
 
 def test_a_smaller_rate_moves_less(small):
@@ -70,7 +84,10 @@ def test_a_smaller_rate_moves_less(small):
     _, right = layer_rates.layerwise_run(None, 0, "full", decay=0.3, n=64)
     _, wrong = layer_rates.layerwise_run(None, 0, "full", decay=0.3, n=64, mirrored=True)
     for metrics, slow, fast in ((right, "block 0", "block 2"), (wrong, "block 2", "block 0")):
-        assert metrics[f"distance to pretrained, {slow}"] < 0.5 * metrics[f"distance to pretrained, {fast}"]
+        assert (
+            metrics[f"distance to pretrained, {slow}"]
+            < 0.5 * metrics[f"distance to pretrained, {fast}"]
+        )
 
 
 def test_every_layer_is_the_pooled_state_of_each_layer(tiny_encoder):
@@ -78,7 +95,9 @@ def test_every_layer_is_the_pooled_state_of_each_layer(tiny_encoder):
     every = layer_rates.EveryLayer(tiny_encoder.backbone, tiny_encoder.tokenizer).encode(sentences)
     assert every.shape == (3, 4 * 32)
     np.testing.assert_allclose(every[:, -32:], tiny_encoder.encode(sentences), atol=1e-6)
-    alone = layer_rates.EveryLayer(tiny_encoder.backbone, tiny_encoder.tokenizer).encode(sentences[:1])
+    alone = layer_rates.EveryLayer(tiny_encoder.backbone, tiny_encoder.tokenizer).encode(
+        sentences[:1]
+    )
     np.testing.assert_allclose(every[:1], alone, atol=1e-6)  # padding is left out in every layer
 
 
@@ -88,9 +107,19 @@ def test_grid(tmp_path, monkeypatch):
         for rate in (2e-5, 5e-4):
             for seed in range(3):
                 score = 0.5 + 100 * rate + (0.1 + 0.01 * seed) * (decay != 1)
-                results.append("toy", results.DEFAULT, f"decay {decay:g}, rate {rate:g}", seed, 10, {"F1": score}, 1)
+                results.append(
+                    "toy",
+                    results.DEFAULT,
+                    f"decay {decay:g}, rate {rate:g}",
+                    seed,
+                    10,
+                    {"F1": score},
+                    1,
+                )
     for seed in (0, 1):
-        results.append("toy", results.DEFAULT, "upside down, decay 0.8, rate 2e-05", seed, 10, {"F1": 9}, 1)
+        results.append(
+            "toy", results.DEFAULT, "upside down, decay 0.8, rate 2e-05", seed, 10, {"F1": 9}, 1
+        )
     grid = layer_rates.grid("toy", "F1")
     assert grid.index.tolist() == [1, 0.8]
     assert grid.columns.tolist() == [2e-5, 5e-4]
@@ -102,7 +131,9 @@ def test_grid(tmp_path, monkeypatch):
 
 
 def test_committed_grids_are_whole():
-    """What notebook 04 rests on: every cell of both grids, five seeds, and no run with a number that is none."""
+    """What notebook 04 rests on: every cell of both grids, five seeds, and no run with a number
+    that is none.
+    """
     for study in ("layerwise_many", "layerwise_few"):
         rows = results.load(study).query("backbone == @results.DEFAULT")
         assert set(studies.STUDIES[study]) == set(rows.setting)
@@ -111,15 +142,25 @@ def test_committed_grids_are_whole():
 
 
 def test_counts_in_notebook_4_follow_from_the_grids():
-    """What is said there without an interval: how many cells are clear of decay 1, and how far the base rate moves a score."""
+    """What is said there without an interval: how many cells are clear of decay 1, and how far the
+    base rate moves a score.
+    """
     notebook = next((Path(__file__).parent.parent / "notebooks").glob("04_*.ipynb")).read_text()
     grids = ("layerwise_many", "layerwise_few")
-    cells = {metric: pd.concat([layer_rates.grid_against_one(study, metric) for study in grids])
-             for metric in ("sentiment macro F1", "domain accuracy")}  # fmt: skip
+    cells = {
+        metric: pd.concat([layer_rates.grid_against_one(study, metric) for study in grids])
+        for metric in ("sentiment macro F1", "domain accuracy")
+    }
     above = {metric: int((table.low > 0).sum()) for metric, table in cells.items()}
     below = {metric: int((table.high < 0).sum()) for metric, table in cells.items()}
     assert above["sentiment macro F1"] == 0
-    assert f"Of the 40 cells {below['sentiment macro F1']} are clearly below decay 1 and none above" in notebook
-    assert f"{below['domain accuracy']} cells clearly below decay 1, {above['domain accuracy']} above" in notebook
+    assert (
+        f"Of the 40 cells {below['sentiment macro F1']} are clearly below decay 1 and none above"
+        in notebook
+    )
+    assert (
+        f"{below['domain accuracy']} cells clearly below decay 1, {above['domain accuracy']} above"
+        in notebook
+    )
     spread = [100 * np.ptp(layer_rates.grid(study, "sentiment macro F1").loc[1]) for study in grids]
     assert f"by {spread[0]:.0f} points on 4,000 sentences and by {spread[1]:.0f} on 200" in notebook

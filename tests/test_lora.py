@@ -34,7 +34,12 @@ def base_of(model):
 
 def test_rates_are_those_of_the_blocks(model):
     table = mtst.lr_table(mtst.layerwise_lr_groups(model, 1e-3, 0.5)).set_index("name")
-    assert table.lr.to_dict() == {"block 0": 2.5e-4, "block 1": 5e-4, "block 2": 1e-3, "heads": 1e-3}
+    assert table.lr.to_dict() == {
+        "block 0": 2.5e-4,
+        "block 1": 5e-4,
+        "block 2": 1e-3,
+        "heads": 1e-3,
+    }
     assert table.parameters["block 0"] == 2 * 2 * 4 * 32
 
 
@@ -45,7 +50,9 @@ def test_adapters_learn_and_the_base_stays(model, callbacks):
     assert all(torch.equal(p, before[n]) for n, p in base_of(model).items())
     learned = [n for n, p in model.state_dict().items() if not torch.equal(p, adapters[n])]
     assert len([n for n in learned if "lora" in n]) == 3 * 2 * 2
-    assert {n for n in learned if "lora" not in n} == {f"heads.{t}.{p}" for t in model.tasks for p in ("weight", "bias")}
+    assert {n for n in learned if "lora" not in n} == {
+        f"heads.{t}.{p}" for t in model.tasks for p in ("weight", "bias")
+    }
 
 
 def test_saved_merged_and_opened_by_both(model, tmp_path):
@@ -59,7 +66,9 @@ def test_saved_merged_and_opened_by_both(model, tmp_path):
     assert not any("lora" in name for name in again.state_dict())
     opened = SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
     assert np.allclose(opened, expected, atol=1e-5)
-    assert any("lora" in name for name in model.state_dict())  # the caller's goes on with its adapters
+    assert any(
+        "lora" in name for name in model.state_dict()
+    )  # the caller's goes on with its adapters
 
 
 def test_interrupted_training_goes_on_exactly(model, tmp_path):
@@ -76,7 +85,9 @@ def test_interrupted_training_goes_on_exactly(model, tmp_path):
         fit(model, checkpoint=tmp_path, callbacks=[Interrupt()])
     armed.clear()
     fit(second, checkpoint=tmp_path, callbacks=[Interrupt()])
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True)
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # peft's own

@@ -53,7 +53,9 @@ def test_gradients_add_up_and_reach_the_encoder(model):
     def gradient(loss):
         model.zero_grad()
         loss.backward(retain_graph=True)
-        return torch.cat([p.grad.flatten() for n, p in model.encoder.named_parameters() if p.grad is not None])
+        return torch.cat(
+            [p.grad.flatten() for n, p in model.encoder.named_parameters() if p.grad is not None]
+        )
 
     output = model(**INPUTS, labels=LABELS)
     parts = [gradient(loss) for loss in output.losses.values()]
@@ -64,7 +66,9 @@ def test_gradients_add_up_and_reach_the_encoder(model):
 def test_missing_labels_count_for_nothing(model):
     some = {"domain": torch.tensor([0, -100]), "sentiment": torch.tensor([-100, -100])}
     output = model(**INPUTS, labels=some)
-    alone = model(INPUTS["input_ids"][:1], INPUTS["attention_mask"][:1], {"domain": torch.tensor([0])})
+    alone = model(
+        INPUTS["input_ids"][:1], INPUTS["attention_mask"][:1], {"domain": torch.tensor([0])}
+    )
     assert torch.allclose(output.losses["domain"], alone.losses["domain"], atol=1e-6)
     assert output.losses["sentiment"] == 0  # not NaN
     output.loss.backward()
@@ -78,11 +82,15 @@ def test_any_number_of_tasks(tiny_encoder):
         model = mtst.MultiTaskModel(tiny_encoder, tasks).eval()
         output = model(**INPUTS, labels={task.name: torch.tensor([0, 1]) for task in tasks})
         assert len(output.losses) == count
-        assert math.isclose(output.loss.item(), sum(loss.item() for loss in output.losses.values()), rel_tol=1e-5)
+        assert math.isclose(
+            output.loss.item(), sum(loss.item() for loss in output.losses.values()), rel_tol=1e-5
+        )
 
 
 def test_labels_of_an_unknown_task(model):
-    with pytest.raises(ValueError, match=r"unknown tasks \['topic'\]; this model has \['domain', 'sentiment'\]"):
+    with pytest.raises(
+        ValueError, match=r"unknown tasks \['topic'\]; this model has \['domain', 'sentiment'\]"
+    ):
         model(**INPUTS, labels={"topic": LABELS["domain"]})
 
 
@@ -116,7 +124,13 @@ def test_bad_models(tiny_encoder):
 
 
 def test_task_encodes_labels():
-    assert TASKS[0].encode(["news", None, "tweet", float("nan"), pd.NA]).tolist() == [2, -100, 0, -100, -100]
+    assert TASKS[0].encode(["news", None, "tweet", float("nan"), pd.NA]).tolist() == [
+        2,
+        -100,
+        0,
+        -100,
+        -100,
+    ]
     with pytest.raises(ValueError, match="task 'domain', row 1: 'blog' is not one of its labels"):
         TASKS[0].encode(["news", "blog"])
 
@@ -131,10 +145,18 @@ def test_dropout_in_training_only(model):
 def test_predict(model):
     texts = ["the cat sat", "late", "nobody expected the train"]
     table = model.train().predict(texts)
-    assert list(table.columns) == ["text", "domain", "domain probability", "sentiment", "sentiment probability"]
+    assert list(table.columns) == [
+        "text",
+        "domain",
+        "domain probability",
+        "sentiment",
+        "sentiment probability",
+    ]
     assert model.training
     model.eval()
-    probability = model(*model.encoder.collate(model.encoder.tokenize(texts)[0])).logits["domain"].softmax(-1)
+    probability = (
+        model(*model.encoder.collate(model.encoder.tokenize(texts)[0])).logits["domain"].softmax(-1)
+    )
     assert table["domain"].tolist() == [TASKS[0].labels[i] for i in probability.argmax(1)]
     assert np.allclose(table["domain probability"], probability.max(1).values.detach(), atol=0.01)
     assert len(model.predict("one string")) == 1
@@ -145,12 +167,19 @@ def test_predict(model):
 def test_save_and_load(model, tmp_path):
     model.tasks["sentiment"] = mtst.Task("sentiment", ("bad", "good"), weight=0.5)
     model.save_pretrained(tmp_path / "saved")
-    assert not [f.name for f in (tmp_path / "saved").rglob("*") if f.suffix in (".bin", ".pt", ".pkl", ".pickle")]
+    assert not [
+        f.name
+        for f in (tmp_path / "saved").rglob("*")
+        if f.suffix in (".bin", ".pt", ".pkl", ".pickle")
+    ]
     again = mtst.MultiTaskModel.from_pretrained(tmp_path / "saved")
     assert again.tasks == model.tasks
     assert again.dropout.p == model.dropout.p
     before, after = model.state_dict(), again.state_dict()
-    assert set(before) - set(after) == {"encoder.backbone.pooler.dense.weight", "encoder.backbone.pooler.dense.bias"}
+    assert set(before) - set(after) == {
+        "encoder.backbone.pooler.dense.weight",
+        "encoder.backbone.pooler.dense.bias",
+    }
     assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
     texts = ["the cat sat", "late"]
     assert again.predict(texts).equals(model.predict(texts))
@@ -166,13 +195,27 @@ def test_loading_what_is_no_multitask_model(tiny_encoder, tmp_path):
 
 def test_hf_trainer_trains_it_unchanged(tmp_path):
     mtst.seed_everything(0)
-    model = mtst.MultiTaskModel(mtst.SentenceEncoder(tiny_backbone("mpnet"), tiny_tokenizer()), TASKS)
-    data = [{"input_ids": [2, 5 + i % 2, 3], "labels": {"domain": i % 2, "sentiment": i % 2}} for i in range(32)]
+    model = mtst.MultiTaskModel(
+        mtst.SentenceEncoder(tiny_backbone("mpnet"), tiny_tokenizer()), TASKS
+    )
+    data = [
+        {"input_ids": [2, 5 + i % 2, 3], "labels": {"domain": i % 2, "sentiment": i % 2}}
+        for i in range(32)
+    ]
     settings = TrainingArguments(
-        str(tmp_path), num_train_epochs=6, per_device_train_batch_size=8, learning_rate=1e-2, report_to="none",
-        save_strategy="no", eval_strategy="epoch", logging_steps=4, disable_tqdm=True, remove_unused_columns=False,
-        use_cpu=True, dataloader_pin_memory=False,
-    )  # fmt: skip
+        str(tmp_path),
+        num_train_epochs=6,
+        per_device_train_batch_size=8,
+        learning_rate=1e-2,
+        report_to="none",
+        save_strategy="no",
+        eval_strategy="epoch",
+        logging_steps=4,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+    )
     trainer = Trainer(model, settings, model.collate, data, eval_dataset=data[:8])
     trainer.train()
     losses = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]

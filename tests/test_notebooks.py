@@ -1,4 +1,6 @@
-"""The notebooks as they are committed: run whole, compared, and fit to be read where they are hosted."""
+"""The notebooks as they are committed: run whole, compared, and fit to be read where they are
+hosted.
+"""
 
 import ast
 import copy
@@ -33,7 +35,8 @@ def test_there_are_notebooks():
 
 @read
 def test_run_top_to_bottom_in_one_go(path):
-    # nbval runs a cell whose execution count is null, and compares nothing: a suite of such cells is green and empty.
+    # nbval runs a cell whose execution count is null, and compares nothing: a suite of such cells
+    # is green and empty.
     counts = {i: cell.execution_count for i, cell in enumerate(code_cells(path))}
     assert all(counts.values())
     # A reader is told to run a cell with controls again, alone, to have them back.
@@ -43,13 +46,17 @@ def test_run_top_to_bottom_in_one_go(path):
 
 @read
 def test_outputs_are_compared(path):
-    """A cell may be left out of the comparison only for what differs from run to run, and then few are."""
+    """A cell may be left out of the comparison only for what differs from run to run, and then few
+    are.
+    """
     cells = code_cells(path)
     tags = [set(cell.metadata.get("tags", [])) for cell in cells]
     assert set().union(*tags) <= {"nbval-ignore-output", "no-code-on-slide"}
     assert sum("nbval-ignore-output" in names for names in tags) <= 0.3 * len(cells)
     assert not any("NBVAL" in cell.source for cell in cells)  # nbval also obeys comments
-    checks = [cell for cell in cells if any("Check passed" in o.get("text", "") for o in cell.outputs)]
+    checks = [
+        cell for cell in cells if any("Check passed" in o.get("text", "") for o in cell.outputs)
+    ]
     assert len(checks) >= 5
     assert not any("nbval-ignore-output" in cell.metadata.get("tags", []) for cell in checks)
     for cell in checks:  # a check that prints must assert
@@ -71,16 +78,25 @@ def test_no_errors_no_stderr_no_machine(path):
 def test_can_be_rendered_where_it_is_hosted(path):
     assert path.stat().st_size < 500_000
     for cell in code_cells(path):
-        # JupyterLab stores a view of the controls, which no other page can show: it adds no text, and what stays is beside it.
-        views = [output for output in cell.outputs if any("widget" in kind for kind in output.get("data", {}))]
-        assert all(list(view.data) == ["application/vnd.jupyter.widget-view+json"] for view in views)
+        # JupyterLab stores a view of the controls, which no other page can show: it adds no text,
+        # and what stays is beside it.
+        views = [
+            output
+            for output in cell.outputs
+            if any("widget" in kind for kind in output.get("data", {}))
+        ]
+        assert all(
+            list(view.data) == ["application/vnd.jupyter.widget-view+json"] for view in views
+        )
         assert len(views) < len(cell.outputs) or not views
         assert not any("<function" in str(output.get("data", "")) for output in cell.outputs)
 
 
 @read
 def test_fit_for_a_class(path):
-    """No swear word, slur or the like in a table, a figure's text, or anything that was written; nor a list of them."""
+    """No swear word, slur or the like in a table, a figure's text, or anything that was written;
+    nor a list of them.
+    """
     cells = nbformat.read(path, 4).cells
     written = [text for cell in cells for text in (cell.source, cell.metadata.get("alt", ""))]
     shown = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
@@ -88,7 +104,11 @@ def test_fit_for_a_class(path):
         written.append(data.get("text/markdown", ""))
         shown += [data.get("text/plain", ""), data.get("text/html", "")]
     # Python's and Markdown's asterisks hide no letters.
-    found = [word for text in [*shown, *(text.replace("*", " ") for text in written)] for word in UNFIT.findall(text)]
+    found = [
+        word
+        for text in [*shown, *(text.replace("*", " ") for text in written)]
+        for word in UNFIT.findall(text)
+    ]
     assert not found
 
 
@@ -97,7 +117,10 @@ def test_rhythm(path):
     cells = nbformat.read(path, 4).cells
     kinds = "".join("c" if cell.cell_type == "code" else "m" for cell in cells)
     assert "ccc" not in kinds
-    lengths = sorted(len([line for line in cell.source.splitlines() if line.strip()]) for cell in code_cells(path))
+    lengths = sorted(
+        len([line for line in cell.source.splitlines() if line.strip()])
+        for cell in code_cells(path)
+    )
     assert lengths[-1] <= 25
     assert lengths[len(lengths) // 2] <= 8
     source = "\n".join(cell.source for cell in cells)
@@ -117,7 +140,9 @@ def test_rhythm(path):
 def test_every_figure_can_be_read_aloud(path):
     for cell in code_cells(path):
         if any("image/png" in output.get("data", {}) for output in cell.outputs):
-            assert re.match(r"Figure: [A-Z]\w*\b.{15,}", cell.metadata.get("alt", "")), cell.source[:80]
+            assert re.match(r"Figure: [A-Z]\w*\b.{15,}", cell.metadata.get("alt", "")), cell.source[
+                :80
+            ]
 
 
 @read
@@ -135,7 +160,9 @@ def test_slides_make_a_talk(path):
 
 @read
 def test_links_lead_somewhere(path):
-    source = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
+    source = "\n".join(
+        cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"
+    )
     for target in re.findall(r"\]\((?!http)([^)#]+)", source):
         assert (path.parent / target).exists(), target
 
@@ -144,17 +171,41 @@ def test_links_lead_somewhere(path):
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
 @read
 def test_solutions_of_exercises_run(path, encoder, corpus, capsys):
-    """The folded solutions, as they stand there, on a few sentences, with the names that the notebook's cells have made."""
-    source = next(c.source for c in nbformat.read(path, 4).cells if c.source.startswith("## Exercises"))
+    """The folded solutions, as they stand there, on a few sentences, with the names that the
+    notebook's cells have made.
+    """
+    source = next(
+        c.source for c in nbformat.read(path, 4).cells if c.source.startswith("## Exercises")
+    )
     solutions = re.findall(r"```python\n(.*?)```", source, re.DOTALL)
     assert len(solutions) >= 2
-    few = {name: corpus[corpus.split == name].sample(48, random_state=0) for name in ("train", "valid", "test")}
+    few = {
+        name: corpus[corpus.split == name].sample(48, random_state=0)
+        for name in ("train", "valid", "test")
+    }
     model = transfer.new_model()
-    names = {"mtst": mtst, "np": np, "pd": pd, "torch": torch, "copy": copy, "studies": studies, "transfer": transfer,
-             "layer_rates": layer_rates, "triplets": mtst.load_triplets()[:20], "corpus": corpus[:200], "split": few,
-             "backbone": encoder.backbone, "tokenizer": encoder.tokenizer, "train": few["train"], "sentences": few["train"],
-             "tasks": list(model.tasks.values()), "model": model, "reference": model, "start": transfer.new_model(),
-             "after": {"head A frozen": model}}  # fmt: skip
+    names = {
+        "mtst": mtst,
+        "np": np,
+        "pd": pd,
+        "torch": torch,
+        "copy": copy,
+        "studies": studies,
+        "transfer": transfer,
+        "layer_rates": layer_rates,
+        "triplets": mtst.load_triplets()[:20],
+        "corpus": corpus[:200],
+        "split": few,
+        "backbone": encoder.backbone,
+        "tokenizer": encoder.tokenizer,
+        "train": few["train"],
+        "sentences": few["train"],
+        "tasks": list(model.tasks.values()),
+        "model": model,
+        "reference": model,
+        "start": transfer.new_model(),
+        "after": {"head A frozen": model},
+    }
     for solution in solutions:
         # A sample as large as the notebook's would take minutes.
         solution = re.sub(r"\.sample\(\d+", ".sample(32", solution)

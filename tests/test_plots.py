@@ -17,11 +17,23 @@ from PIL import Image
 
 from mtst_utils.experiments import plots
 
-EFFECTS = pd.DataFrame({"effect": [0.1, 0.0], "low": [0.05, -0.1], "high": [0.15, 0.1]}, index=["clear", "noise"])
-SCORES = pd.DataFrame([{"domain": d, "setting": s, "seed": k, "value": 0.5 + 0.1 * k} for d in "xy"
-                       for s, seeds in (("one human rater", 1), ("A", 1), ("B", 3)) for k in range(seeds)])  # fmt: skip
-HISTORY = pd.DataFrame({"step": range(1, 41), "epoch": [0] * 20 + [1] * 20, "a loss": 1.0, "b loss": 2.0})
-GRID = pd.DataFrame([[0.1, 0.2], [0.3, 0.4]], index=pd.Index([1, 0.5], name="decay"), columns=[1e-4, 1e-3])
+EFFECTS = pd.DataFrame(
+    {"effect": [0.1, 0.0], "low": [0.05, -0.1], "high": [0.15, 0.1]}, index=["clear", "noise"]
+)
+SCORES = pd.DataFrame(
+    [
+        {"domain": d, "setting": s, "seed": k, "value": 0.5 + 0.1 * k}
+        for d in "xy"
+        for s, seeds in (("one human rater", 1), ("A", 1), ("B", 3))
+        for k in range(seeds)
+    ]
+)
+HISTORY = pd.DataFrame(
+    {"step": range(1, 41), "epoch": [0] * 20 + [1] * 20, "a loss": 1.0, "b loss": 2.0}
+)
+GRID = pd.DataFrame(
+    [[0.1, 0.2], [0.3, 0.4]], index=pd.Index([1, 0.5], name="decay"), columns=[1e-4, 1e-3]
+)
 DRAWN = {
     "token_grid": ([["a", "b"], ["c", "[PAD]"]], [[1, 1], [1, 0]], "T"),
     "similarity_heatmap": (np.eye(4), ["x", "x", "y", "y"], "T"),
@@ -30,15 +42,36 @@ DRAWN = {
     "bars_with_intervals": (EFFECTS.rename(columns={"effect": "value"}), "T", "score"),
     "lines": (pd.DataFrame({"a": [1, 2], "b": [2, 1]}), "T", "x", "y"),
     "forest": (EFFECTS, "T", "difference"),
-    "verdicts": (EFFECTS.assign(verdict=["holds", "not distinguishable"]), [None, "1.9 times"], "T", "difference"),
+    "verdicts": (
+        EFFECTS.assign(verdict=["holds", "not distinguishable"]),
+        [None, "1.9 times"],
+        "T",
+        "difference",
+    ),
     "learning_curves": (HISTORY, "T"),
     "confusion": (["x", "y"], ["x", "x"], ("x", "y"), "T"),
-    "heatmap": (pd.DataFrame([[0.1, -0.2]], index=["row"], columns=["1", "2"]), "T", "x", "label", 1),
-    "layer_rates": ({"a": pd.DataFrame({"name": ["embeddings", "block 0", "heads"], "lr": [1e-5, 1e-4, 1e-3]})}, "T"),
+    "heatmap": (
+        pd.DataFrame([[0.1, -0.2]], index=["row"], columns=["1", "2"]),
+        "T",
+        "x",
+        "label",
+        1,
+    ),
+    "layer_rates": (
+        {"a": pd.DataFrame({"name": ["embeddings", "block 0", "heads"], "lr": [1e-5, 1e-4, 1e-3]})},
+        "T",
+    ),
     "trade_off": (GRID, GRID, "T", "x", "y"),
     "paper_figure": (SCORES, "T"),
-    "strategies": (pd.DataFrame({"A": [True, False], "B": [True, True]}, index=["embeddings", "head"]), "T"),
-    "unfreezing": (pd.DataFrame({"layer": ["block 0", "embeddings"], "step": [2, 4], "lr": [1e-4, 1e-5]}), 10, "T"),
+    "strategies": (
+        pd.DataFrame({"A": [True, False], "B": [True, True]}, index=["embeddings", "head"]),
+        "T",
+    ),
+    "unfreezing": (
+        pd.DataFrame({"layer": ["block 0", "embeddings"], "step": [2, 4], "lr": [1e-4, 1e-5]}),
+        10,
+        "T",
+    ),
     "bands": (
         pd.DataFrame({"x": [1, 2], "series": "a", "value": [1, 2], "low": [0, 1], "high": [2, 3]}),
         "T",
@@ -55,7 +88,11 @@ def close():
 
 
 def test_every_figure_is_tested():
-    public = {name for name, f in inspect.getmembers(plots, inspect.isfunction) if f.__module__ == plots.__name__}
+    public = {
+        name
+        for name, f in inspect.getmembers(plots, inspect.isfunction)
+        if f.__module__ == plots.__name__
+    }
     assert {name for name in public if not name.startswith("_")} == set(DRAWN)
 
 
@@ -71,7 +108,9 @@ def test_figure(name):
 
 def test_intervals_are_drawn_as_given():
     bars = plots.forest(EFFECTS, "T", "difference").containers
-    ends = sorted(tuple(segment[:, 0].round(3)) for bar in bars for segment in bar[2][0].get_segments())
+    ends = sorted(
+        tuple(segment[:, 0].round(3)) for bar in bars for segment in bar[2][0].get_segments()
+    )
     assert ends == [(-0.1, 0.1), (0.05, 0.15)]
 
 
@@ -89,7 +128,12 @@ def test_heatmap_writes_its_values_or_the_texts_given():
     table = pd.DataFrame([[0.1, 0.2], [0.3, 0.4]])
     axes = plots.heatmap(table, "T", "x", "label", 0.4, low=0.1)
     assert [t.get_text() for t in axes.texts] == ["0.10", "0.20", "0.30", "0.40"]
-    assert [t.get_color() for t in axes.texts] == ["black", "black", "white", "white"]  # readable on dark cells
+    assert [t.get_color() for t in axes.texts] == [
+        "black",
+        "black",
+        "white",
+        "white",
+    ]  # readable on dark cells
     assert axes.images[0].get_clim() == (0.1, 0.4)
     axes = plots.heatmap(table, "T", "x", "label", 1, texts=table.map(lambda v: f"{v}*"))
     assert axes.texts[0].get_text() == "0.1*"
@@ -103,7 +147,14 @@ SENTENCES = {
     "two hundred": [f"Sentence {i}." for i in range(200)],
     "long": ["and so on " * 300, "x" * 2000],
     "money": ["$5 and $6", r"a_b^c \alpha $x$", "100 % {braces} <b>"],
-    "scripts": ["電車がまた遅れました。", "한국어", "العربية", "ไทย हिन्दी", "🙂 ❤️", "a\tb\x00\u200d"],
+    "scripts": [
+        "電車がまた遅れました。",
+        "한국어",
+        "العربية",
+        "ไทย हिन्दी",
+        "🙂 ❤️",
+        "a\tb\x00\u200d",
+    ],
     "the same twice": ["Same.", "Same."],
 }
 
@@ -118,7 +169,9 @@ def test_similarity_map_of_whatever_is_typed(sentences):
     assert max(map(len, names)) < 70
     assert len(axes.texts) == (len(sentences) ** 2 if len(sentences) <= 12 else 0)
     boxes = [box.get_window_extent() for box in axes.get_yticklabels()]
-    assert all(above.y0 >= below.y1 - 3 for above, below in itertools.pairwise(boxes))  # none on another
+    assert all(
+        above.y0 >= below.y1 - 3 for above, below in itertools.pairwise(boxes)
+    )  # none on another
 
 
 def test_what_no_font_can_draw_is_a_box(monkeypatch):
@@ -133,7 +186,11 @@ def test_a_font_that_is_not_there_is_not_asked_for(monkeypatch):
 
 def test_figures_are_stored_with_a_palette():
     for kind, colors in (("lines", 40), ("similarity_heatmap", 64)):
-        image = Image.open(io.BytesIO(base64.b64decode(plots._palette_png(getattr(plots, kind)(*DRAWN[kind]).figure))))
+        image = Image.open(
+            io.BytesIO(
+                base64.b64decode(plots._palette_png(getattr(plots, kind)(*DRAWN[kind]).figure))
+            )
+        )
         assert image.mode == "P"
         assert len(image.getcolors()) <= colors
         assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
@@ -148,6 +205,10 @@ def test_layer_rates_on_a_fixed_axis():
 def test_layer_rates_has_the_input_at_the_bottom():
     table = pd.DataFrame({"name": ["embeddings", "block 0", "heads"], "lr": [1e-5, 1e-4, 1e-3]})
     axes = plots.layer_rates({"a": table}, "T")
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["embeddings", "block 0", "heads"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "embeddings",
+        "block 0",
+        "heads",
+    ]
     assert axes.get_ylim()[0] < axes.get_ylim()[1]
     assert axes.lines[0].get_xdata().tolist() == [1e-5, 1e-4, 1e-3]

@@ -35,7 +35,10 @@ class Perfect:
 
     def __init__(self, rows):
         self.rows = rows
-        self.tasks = {"rating step": Task("rating step", STEPS), "sentiment": Task("sentiment", SENTIMENTS)}
+        self.tasks = {
+            "rating step": Task("rating step", STEPS),
+            "sentiment": Task("sentiment", SENTIMENTS),
+        }
 
     def probabilities(self, texts):
         steps = np.eye(8)[[STEPS.index(step) for step in self.rows["rating step"]]]
@@ -49,4 +52,6 @@ def test_a_learned_rating_is_what_the_papers_figures_are_of():
     scores = multi_task.scores_on(Perfect(rows), rows, "valid, ")
     assert scores["valid, rating step accuracy"] == 1
     assert all(scores[f"valid, {domain}, sign F1"] == 1 for domain in rows.domain.unique())
-    assert scores["valid, sentiment accuracy"] == pytest.approx((rows.sentiment == "negative").mean())
+    assert scores["valid, sentiment accuracy"] == pytest.approx(
+        (rows.sentiment == "negative").mean()
+    )

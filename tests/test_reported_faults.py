@@ -105,7 +105,9 @@ class InterruptAt:
 @pytest.mark.parametrize("prepare", [lambda m: None, lambda m: mtst.freeze(m.heads["letter"])])
 @pytest.mark.parametrize("step", [0, 7, None])
 def test_fit_leaves_frozen_what_the_caller_froze(prepare, step):
-    """GradualUnfreezing, interrupted: a plain fit afterwards trained only what was open, silently."""
+    """GradualUnfreezing, interrupted: a plain fit afterwards trained only what was open,
+    silently.
+    """
     model = small.model()
     prepare(model)
     modes = {name: mtst.freezing.is_frozen(part) for name, part in model.named_modules()}
@@ -123,7 +125,9 @@ def test_fit_leaves_frozen_what_the_caller_froze(prepare, step):
 def test_a_group_called_all_and_a_group_without_a_name():
     domains = ["all", "b", None, "b"] * 16
     model, frame = small.model(), FRAME.assign(domain=domains)
-    with pytest.warns(UserWarning, match="16 of 64 rows have no domain: they count in the scores over all"):
+    with pytest.warns(
+        UserWarning, match="16 of 64 rows have no domain: they count in the scores over all"
+    ):
         table = mtst.evaluate(model, frame, by="domain")
     overall = table[table.domain.isna()]
     assert overall.n.tolist() == [64, 64]
@@ -145,7 +149,9 @@ def test_scores_over_no_label_are_nan(missing):
 
 
 def test_by_must_be_a_column():
-    with pytest.raises(ValueError, match=r"by must be a column of the frame; got 'source', it has \['text'"):
+    with pytest.raises(
+        ValueError, match=r"by must be a column of the frame; got 'source', it has \['text'"
+    ):
         mtst.evaluate(small.model(), FRAME, by="source")
 
 
@@ -212,7 +218,9 @@ def gpt2_model(monkeypatch):
 
 
 def test_a_causal_backbone_is_trained_causally(monkeypatch):
-    """The word after must not change the state before it: not in training mode either, and not in `fit`."""
+    """The word after must not change the state before it: not in training mode either, and not in
+    `fit`.
+    """
     model, seen = gpt2_model(monkeypatch), []
 
     class Look:
@@ -321,7 +329,9 @@ def test_a_head_rule_of_ones_own_is_trained_predicted_and_scored_alike(kind):
     fit(model, epochs=12, optimizer=optimizer)
     said = model.predict(FRAME.text)
     with torch.no_grad():
-        logits = model(*model.encoder.collate(model.encoder.tokenize(FRAME.text.tolist())[0])).logits
+        logits = model(
+            *model.encoder.collate(model.encoder.tokenize(FRAME.text.tolist())[0])
+        ).logits
     for name in model.tasks:
         assert (said[name] == np.array(model.tasks[name].labels)[logits[name].argmax(1)]).all()
         assert (said[name] == FRAME[name]).mean() > 0.9
@@ -360,6 +370,8 @@ def test_a_gradient_that_is_not_a_number_stops_training_before_the_step():
                 run.model.heads["animal"].weight.register_hook(lambda grad: grad / 0)
 
     model = small.model()
-    with pytest.raises(FloatingPointError, match=r"step 6 of 16: the length of the gradient is (inf|nan)"):
+    with pytest.raises(
+        FloatingPointError, match=r"step 6 of 16: the length of the gradient is (inf|nan)"
+    ):
         fit(model, callbacks=[Break()])
     assert all(p.isfinite().all() for p in model.parameters())

@@ -1,4 +1,6 @@
-"""Studies go on where they stopped; baselines are what they say; what README says follows from the committed rows."""
+"""Studies go on where they stopped; baselines are what they say; what README says follows from the
+committed rows.
+"""
 
 import json
 import re
@@ -40,8 +42,16 @@ def test_a_finished_run_is_never_run_again(tmp_path, monkeypatch):
 
 
 def test_with_intervals():
-    rows = pd.DataFrame({"backbone": "b", "setting": "s", "seed": 0, "n": 1, "value": [0.5, 0.4, 0.6, 9],
-                         "metric": ["a, b", "a, b, low", "a, b, high", "c"]})  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "backbone": "b",
+            "setting": "s",
+            "seed": 0,
+            "n": 1,
+            "value": [0.5, 0.4, 0.6, 9],
+            "metric": ["a, b", "a, b, low", "a, b, high", "c"],
+        }
+    )
     table = results.with_intervals(rows).set_index("metric")
     assert table.loc["a, b", ["value", "low", "high"]].tolist() == [0.5, 0.4, 0.6]
     assert table.loc["c", "value"] == 9
@@ -50,8 +60,12 @@ def test_with_intervals():
 def test_human_row_of_the_paper(corpus):
     """Hutto & Gilbert 2014, table 4: r and F1 of one human rater, on the whole corpus."""
     table = baselines.human_scores(corpus, mtst.load_human_ratings())
-    published = {"tweet": (0.888, 0.84), "movie review": (0.899, 0.92), "product review": (0.911, 0.85),
-                 "newspaper editorial": (0.745, 0.65)}  # fmt: skip
+    published = {
+        "tweet": (0.888, 0.84),
+        "movie review": (0.899, 0.92),
+        "product review": (0.911, 0.85),
+        "newspaper editorial": (0.745, 0.65),
+    }
     for domain, (r, f1) in published.items():
         assert table.loc[domain, "r"] == pytest.approx(r, abs=0.004)
         assert table.loc[domain, "sign F1"] == pytest.approx(f1, abs=0.005)
@@ -61,7 +75,9 @@ def test_human_row_of_the_paper(corpus):
 def test_sentiment_score_and_three_classes():
     probability = np.array([[0.2, 0.3, 0.5]])
     assert baselines.sentiment_score(probability) == pytest.approx([0.3])
-    assert baselines.sentiment_score(probability, ["positive", "neutral", "negative"]) == pytest.approx([-0.3])
+    assert baselines.sentiment_score(
+        probability, ["positive", "neutral", "negative"]
+    ) == pytest.approx([-0.3])
     assert baselines.three_class([-0.6, -0.5, 0, 0.5, 0.51]).tolist() == [
         "negative",
         "neutral",
@@ -72,9 +88,13 @@ def test_sentiment_score_and_three_classes():
 
 
 def test_paper_scores():
-    table = baselines.paper_scores(np.array([1.0, -1, 0.5, 2]), np.array([2.0, -2, 1, 4]), ["a"] * 4)
+    table = baselines.paper_scores(
+        np.array([1.0, -1, 0.5, 2]), np.array([2.0, -2, 1, 4]), ["a"] * 4
+    )
     assert table.loc["a"].tolist() == pytest.approx([1, 1])
-    flipped = baselines.paper_scores(np.array([-1.0, 1, -0.5, -2]), np.array([2.0, -2, 1, 4]), ["a"] * 4)
+    flipped = baselines.paper_scores(
+        np.array([-1.0, 1, -0.5, -2]), np.array([2.0, -2, 1, 4]), ["a"] * 4
+    )
     assert flipped.loc["a"].tolist() == pytest.approx([-1, 0])
 
 
@@ -85,35 +105,56 @@ def test_joint_training_reaches_what_was_asked():
     assert mean["domain accuracy"] >= 0.95
     assert mean["sentiment macro F1"] >= 0.72
     base = results.load("baselines").set_index(["setting", "metric"]).value
-    for domain, published in [("movie review", 0.75), ("product review", 0.63), ("newspaper editorial", 0.55)]:
-        ours = t_interval(rows[rows.metric == f"{domain}, sign F1"].value)[1]  # the interval's lower end
+    for domain, published in [
+        ("movie review", 0.75),
+        ("product review", 0.63),
+        ("newspaper editorial", 0.55),
+    ]:
+        ours = t_interval(rows[rows.metric == f"{domain}, sign F1"].value)[
+            1
+        ]  # the interval's lower end
         assert ours > max(
-            published, base["VADER", f"{domain}, sign F1"], base["TF-IDF + logistic regression", f"{domain}, sign F1"]
+            published,
+            base["VADER", f"{domain}, sign F1"],
+            base["TF-IDF + logistic regression", f"{domain}, sign F1"],
         )
     editorials = t_interval(rows[rows.metric == "newspaper editorial, sign F1"].value)
     assert editorials[1] > base["one human rater", "newspaper editorial, sign F1"]
 
 
 def test_a_deeper_model_that_learns_the_rating():
-    """By correlation above one human rater in every domain; by sign F1 in all but movies, as notebook 02 says."""
+    """By correlation above one human rater in every domain; by sign F1 in all but movies, as
+    notebook 02 says.
+    """
     rows = results.load("paper", "all-mpnet-base-v2")
     assert rows.seed.nunique() >= 3
-    human = results.load("baselines").query("setting == 'one human rater'").set_index("metric").value
+    human = (
+        results.load("baselines").query("setting == 'one human rater'").set_index("metric").value
+    )
     for domain in ("tweet", "movie review", "product review", "newspaper editorial"):
         for figure in ("r", "sign F1"):
             _, low, high = t_interval(rows[rows.metric == f"{domain}, {figure}"].value)
             above = low > human[f"{domain}, {figure}"]
-            assert above == ((domain, figure) != ("movie review", "sign F1")), (domain, figure, low, high)
+            assert above == ((domain, figure) != ("movie review", "sign F1")), (
+                domain,
+                figure,
+                low,
+                high,
+            )
 
 
 def test_numbers_in_the_readme_follow_from_committed_rows():
     rows = pd.concat([results.load(name) for name in ("paper", "baselines")])
     mean = rows.groupby(["setting", "backbone", "metric"]).value.mean()
     figures = re.findall(
-        r"^\| (tweets|movie reviews|product reviews|newspaper editorials) \|(.*)\|$", README, re.MULTILINE
+        r"^\| (tweets|movie reviews|product reviews|newspaper editorials) \|(.*)\|$",
+        README,
+        re.MULTILINE,
     )
     assert len(figures) == 8
-    baselines = [(name, "none") for name in ("one human rater", "VADER", "TF-IDF + logistic regression")]
+    baselines = [
+        (name, "none") for name in ("one human rater", "VADER", "TF-IDF + logistic regression")
+    ]
     models = [("multi-task", results.DEFAULT), ("multi-task, rating too", "all-mpnet-base-v2")]
     for i, (domain, cells) in enumerate(figures):
         for key, cell in zip(baselines + models, cells.split("|"), strict=True):
@@ -131,19 +172,29 @@ def test_findings_in_the_readme_follow_from_committed_rows():
         index="seed", columns=["setting", "metric"], values="value"
     )
     assert len(wide) >= 5
-    _, low, high = t_interval(wide["joint", "domain accuracy"] - wide["domain only", "domain accuracy"])
+    _, low, high = t_interval(
+        wide["joint", "domain accuracy"] - wide["domain only", "domain accuracy"]
+    )
     assert low < 0 < high  # "not distinguishable"
-    effect, _, high = t_interval(wide["joint", "sentiment macro F1"] - wide["sentiment only", "sentiment macro F1"])
+    effect, _, high = t_interval(
+        wide["joint", "sentiment macro F1"] - wide["sentiment only", "sentiment macro F1"]
+    )
     assert high < 0  # "behind"
     assert effect == pytest.approx(-0.01, abs=0.005)  # "about one point"
     free = results.paired("forgetting", "head A not frozen", "head A frozen", "domain accuracy")
-    assert (free["effect"], free["low"], free["high"]) == (0, 0, 0)  # "exactly as with the head not frozen"
+    assert (free["effect"], free["low"], free["high"]) == (
+        0,
+        0,
+        0,
+    )  # "exactly as with the head not frozen"
     table = results.load("forgetting", "all-mpnet-base-v2").query("setting == 'head A frozen'")
     wide = table.pivot_table(index="seed", columns="metric", values="value")
     lost = 100 * (wide["before, domain accuracy"] - wide["domain accuracy"])
     stated = re.search(r"three seeds lost (\d+), (\d+) and (\d+) points", README).groups()
     assert sorted(lost.round().astype(int)) == [int(points) for points in stated]
-    decay = results.paired("layerwise_many", "decay 0.95, rate 0.0001", "decay 1, rate 0.0001", "sentiment macro F1")
+    decay = results.paired(
+        "layerwise_many", "decay 0.95, rate 0.0001", "decay 1, rate 0.0001", "sentiment macro F1"
+    )
     assert decay["high"] < 0.005  # "no gain of half a point"
     assert "no gain of half a point" in README
 
@@ -154,7 +205,9 @@ def full_minus_probe(n, metric="sentiment macro F1", probe="two-block probe"):
 
 def test_frozen_or_trained_as_the_readme_and_notebook_3_say():
     for metric in ("sentiment macro F1", "sentiment accuracy", "domain accuracy"):
-        assert full_minus_probe(32, metric)["high"] < 0  # "the frozen backbone is ahead; in domain accuracy, too"
+        assert (
+            full_minus_probe(32, metric)["high"] < 0
+        )  # "the frozen backbone is ahead; in domain accuracy, too"
     between = full_minus_probe(128)
     assert (
         between["low"] < -0.02 < 0.02 < between["high"]
@@ -163,13 +216,17 @@ def test_frozen_or_trained_as_the_readme_and_notebook_3_say():
         assert full_minus_probe(n)["low"] > 0
     near = full_minus_probe(512, "domain accuracy")
     assert near["low"] < 0 < near["high"]
-    assert full_minus_probe(128, probe="backbone frozen")["low"] > 0  # the plain probe would have been behind
+    assert (
+        full_minus_probe(128, probe="backbone frozen")["low"] > 0
+    )  # the plain probe would have been behind
     plain = full_minus_probe(32, probe="backbone frozen")
     assert plain["low"] < 0 < plain["high"]
     rows = results.load("labels", results.DEFAULT).query("metric == 'training, sentiment accuracy'")
     for recipe in ("backbone frozen", "two-block probe", "everything trained"):
         for n in (32, 128):
-            assert rows[rows.setting == f"{recipe}, {n}"].value.mean() > 0.99  # "nearly every training sentence right"
+            assert (
+                rows[rows.setting == f"{recipe}, {n}"].value.mean() > 0.99
+            )  # "nearly every training sentence right"
 
 
 def test_validation_prefers_a_smaller_c_than_the_one_fixed_beforehand():
@@ -180,26 +237,43 @@ def test_validation_prefers_a_smaller_c_than_the_one_fixed_beforehand():
 
 
 def test_the_readme_lists_the_files_of_both_floors():
-    _, core, course = README.partition("## The package")[2].partition("In your own project")[0].split("holds |\n")
-    for table, folder in ((core, ROOT / "mtst_utils"), (course, ROOT / "mtst_utils" / "experiments")):
+    _, core, course = (
+        README.partition("## The package")[2].partition("In your own project")[0].split("holds |\n")
+    )
+    for table, folder in (
+        (core, ROOT / "mtst_utils"),
+        (course, ROOT / "mtst_utils" / "experiments"),
+    ):
         listed = re.findall(r"`(\w+\.py)`", table)
-        assert sorted(listed) == sorted(path.name for path in folder.glob("*.py") if path.name != "__init__.py")
+        assert sorted(listed) == sorted(
+            path.name for path in folder.glob("*.py") if path.name != "__init__.py"
+        )
 
 
 def test_memory_in_the_readme_follows_from_the_benchmark():
-    rows = pd.read_csv(results.RESULTS / "benchmarks.csv").query('question == "a notebook\'s whole run"')
+    rows = pd.read_csv(results.RESULTS / "benchmarks.csv").query(
+        'question == "a notebook\'s whole run"'
+    )
     if rows.empty:
         pytest.skip("python -m tests.benchmarks.notebooks has not been run")
-    stated = re.search(r"notebook 1 takes (\S+) GiB, 2 and 3 (\S+) each, 4 (\d\.\d)", README).groups()
+    stated = re.search(
+        r"notebook 1 takes (\S+) GiB, 2 and 3 (\S+) each, 4 (\d\.\d)", README
+    ).groups()
     stated = [float(stated[i]) for i in (0, 1, 1, 2)]
-    assert (rows.groupby("run")["peak MiB"].max().sort_index() / 1024).tolist() == pytest.approx(stated, abs=0.3)
+    assert (rows.groupby("run")["peak MiB"].max().sort_index() / 1024).tolist() == pytest.approx(
+        stated, abs=0.3
+    )
 
 
 def test_speed_in_the_readme_follows_from_the_benchmark():
-    rows = pd.read_csv(results.RESULTS / "benchmarks.csv").query("question == 'one epoch, everything trainable'")
+    rows = pd.read_csv(results.RESULTS / "benchmarks.csv").query(
+        "question == 'one epoch, everything trainable'"
+    )
     seconds = rows.pivot(index="repeat", columns="run", values="seconds")
     ratios = seconds["HF Trainer, best"] / seconds["fit"]
-    stated = re.search(r"trains (\d\.\d+) times as fast .*?(\d\.\d+) to (\d\.\d+)", README, re.DOTALL)
+    stated = re.search(
+        r"trains (\d\.\d+) times as fast .*?(\d\.\d+) to (\d\.\d+)", README, re.DOTALL
+    )
     assert [float(x) for x in stated.groups()] == pytest.approx(
         [ratios.median(), ratios.min(), ratios.max()], abs=0.006
     )
@@ -214,12 +288,19 @@ def test_encoding_is_as_near_to_the_products_alone_and_to_its_peer_as_the_readme
     rows = pd.read_csv(results.RESULTS / "benchmarks.csv")
     seconds = rows.pivot_table(index=["question", "repeat"], columns="run", values="seconds")
     shares = [
-        round(100 * (part["matrix multiplications alone, " + kind] / part["SentenceEncoder, " + kind]).median())
+        round(
+            100
+            * (
+                part["matrix multiplications alone, " + kind] / part["SentenceEncoder, " + kind]
+            ).median()
+        )
         for kind in ("float32", "bfloat16")
         for name in ("all-MiniLM-L6-v2", "all-mpnet-base-v2")
         for part in [seconds.loc[f"encoding, {name}"]]
     ]
-    stated = re.search(r"take (\d+) % of MiniLM's .* (\d+) % of MPNet's, in bfloat16 (\d+) % and (\d+) %", README)
+    stated = re.search(
+        r"take (\d+) % of MiniLM's .* (\d+) % of MPNet's, in bfloat16 (\d+) % and (\d+) %", README
+    )
     assert [int(share) for share in stated.groups()] == shares
     parity = pd.read_csv(results.RESULTS / "parity.csv").set_index("precision")
     assert parity["largest difference"]["float32"].max() < 2.5e-7
@@ -230,9 +311,14 @@ def test_the_cache_is_as_fast_as_notebook_3_says():
     rows = pd.read_csv(results.RESULTS / "benchmarks.csv")
     rows = rows[rows.question.str.startswith("one epoch with a part frozen")]
     rows[["part", "how"]] = rows.run.str.split(", ", expand=True)
-    median = rows.pivot_table(index=["question", "part"], columns="how", values="seconds", aggfunc="median")
+    median = rows.pivot_table(
+        index=["question", "part"], columns="how", values="seconds", aggfunc="median"
+    )
     times = median["without the cache"] / median["with the cache filled"]
-    mini, mpnet = (f"one epoch with a part frozen, {name}" for name in ("all-MiniLM-L6-v2", "all-mpnet-base-v2"))
+    mini, mpnet = (
+        f"one epoch with a part frozen, {name}"
+        for name in ("all-MiniLM-L6-v2", "all-mpnet-base-v2")
+    )
     assert times[mini, "heads + top 2 blocks"] >= 1.4
     assert times[mpnet, "heads + top 2 blocks"] >= 2
     assert times[mini, "heads alone in batches of 128"] >= 100
@@ -240,15 +326,27 @@ def test_the_cache_is_as_fast_as_notebook_3_says():
     notebook = json.loads(next(NOTEBOOKS.glob("03_*.ipynb")).read_text())
     text = " ".join("".join(cell["source"]) for cell in notebook["cells"]).replace("\n", " ")
     stated = [
-        r"heads alone is (\d+) times as fast as without it in batches of 32, and (\d+) times in batches of 128",
-        r"The top two blocks are (\d\.\d) times as fast \(", r"it is (\d+) times for heads .* and (\d\.\d) times for the top two",
-        r"the top two blocks are (\d\.\d) times as fast here and (\d\.\d) times on MPNet, heads alone (\d+) and (\d+) times",
-    ]  # fmt: skip
+        r"heads alone is (\d+) times as fast as without it in batches of 32, and (\d+) "
+        r"times in batches of 128",
+        r"The top two blocks are (\d\.\d) times as fast \(",
+        r"it is (\d+) times for heads .* and (\d\.\d) times for the top two",
+        r"the top two blocks are (\d\.\d) times as fast here and (\d\.\d) times on MPNet, "
+        r"heads alone (\d+) and (\d+) times",
+    ]
     stated = [float(number) for pattern in stated for number in re.search(pattern, text).groups()]
     two, alone = "heads + top 2 blocks", "heads alone"
-    filled = {key: "with the cache filled" for key in [(mini, two), (mpnet, two), (mini, alone), (mpnet, alone)]}
+    filled = {
+        key: "with the cache filled"
+        for key in [(mini, two), (mpnet, two), (mini, alone), (mpnet, alone)]
+    }
     peers = [median.loc[key, "HF Trainer"] / median.loc[key, how] for key, how in filled.items()]
-    ours = [times[mini, alone], times[mini, f"{alone} in batches of 128"], times[mini, two], times[mpnet, alone], times[mpnet, two]]  # fmt: skip
+    ours = [
+        times[mini, alone],
+        times[mini, f"{alone} in batches of 128"],
+        times[mini, two],
+        times[mpnet, alone],
+        times[mpnet, two],
+    ]
     assert stated == pytest.approx([*ours, *peers], rel=0.03)
 
 
@@ -262,9 +360,14 @@ def test_a_file_that_was_cut_off_is_not_read(tmp_path, monkeypatch):
 
 
 def test_readme_and_the_five_settings_of_the_notebook_tests():
-    cells, settings = int(re.search(r"all (\d+) cells pass", README)[1]), pd.read_csv(results.RESULTS / "settings.csv")
+    cells, settings = (
+        int(re.search(r"all (\d+) cells pass", README)[1]),
+        pd.read_csv(results.RESULTS / "settings.csv"),
+    )
     assert settings.setting.nunique() == len(settings) == 5
     assert (settings.passed == cells).all()
     assert (settings.failed == 0).all()
     notebooks = [json.loads(path.read_text()) for path in NOTEBOOKS.glob("0*.ipynb")]
-    assert cells == sum(cell["cell_type"] == "code" for notebook in notebooks for cell in notebook["cells"])
+    assert cells == sum(
+        cell["cell_type"] == "code" for notebook in notebooks for cell in notebook["cells"]
+    )

@@ -49,7 +49,9 @@ def test_all_kinds_learn_together_and_survive_saving(tmp_path):
     assert scores.loc["length", "r"] > 0.9
     assert scores.loc["length", "mean absolute error"] < 0.2
     assert np.isnan(scores.loc["length", "accuracy"])
-    assert history.epochs["valid length r"].iloc[-1] == pytest.approx(scores.loc["length", "r"], abs=1e-6)
+    assert history.epochs["valid length r"].iloc[-1] == pytest.approx(
+        scores.loc["length", "r"], abs=1e-6
+    )
     said = learner.predict(FRAME.text)
     assert list(said) == ["text", "letter", "letter probability", "words", "length"]
     assert (said.words == FRAME.words).mean() > 0.95
@@ -82,7 +84,9 @@ def test_losses_are_what_they_are_called():
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth)
     assert torch.allclose(words.loss(logits, truth), expected)
     numbers = length.encode([1, 2.5])
-    assert torch.allclose(length.loss(logits[:, :1], numbers), ((0.5 - 1) ** 2 + 2.5**2) / torch.tensor(2.0))
+    assert torch.allclose(
+        length.loss(logits[:, :1], numbers), ((0.5 - 1) ** 2 + 2.5**2) / torch.tensor(2.0)
+    )
 
 
 def test_parts_of_a_batch_add_up_for_every_kind():
@@ -91,7 +95,9 @@ def test_parts_of_a_batch_add_up_for_every_kind():
     losses = []
     for parts in (1, 4):
         mtst.seed_everything(0)
-        learner = mtst.MultiTaskModel(small.model(dropout=0).encoder, model().tasks.values(), dropout=0)
+        learner = mtst.MultiTaskModel(
+            small.model(dropout=0).encoder, model().tasks.values(), dropout=0
+        )
         options = {"epochs": 2, "batch_size": 16, "precision": "float32", "progress": False}
         losses.append(mtst.fit(learner, table, **options, parts=parts).loss.to_numpy())
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
@@ -107,10 +113,19 @@ def test_scores_over_nothing_and_over_the_same():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: mtst.MultiLabelTask("w", WORDS).encode([("cat",), ("dog",)]), "task 'w', row 1: must be a tuple of labels"),
-        (lambda: mtst.MultiLabelTask("w", WORDS).encode(["cat"]), "row 0: must be a tuple of labels"),
+        (
+            lambda: mtst.MultiLabelTask("w", WORDS).encode([("cat",), ("dog",)]),
+            "task 'w', row 1: must be a tuple of labels",
+        ),
+        (
+            lambda: mtst.MultiLabelTask("w", WORDS).encode(["cat"]),
+            "row 0: must be a tuple of labels",
+        ),
         (lambda: mtst.MultiLabelTask("w", ("a",)), "labels must be two or more"),
-        (lambda: mtst.RegressionTask("r").encode([1, "many"]), "task 'r', row 1: must be a number; got 'many'"),
+        (
+            lambda: mtst.RegressionTask("r").encode([1, "many"]),
+            "task 'r', row 1: must be a number; got 'many'",
+        ),
         (lambda: mtst.RegressionTask("r", weight=0), "weight must be a number above 0"),
         (lambda: mtst.RegressionTask("a.b"), "without a dot"),
     ],
@@ -125,7 +140,9 @@ def test_wrong_labels_of_a_batch_are_named():
     inputs = learner.encoder.collate(learner.encoder.tokenize(FRAME.text[:2].tolist())[0])
     with pytest.raises(ValueError, match=r"labels of task 'words' must be a float tensor \[2, 3\]"):
         learner(*inputs, labels={"words": torch.zeros(2, 5)})
-    with pytest.raises(ValueError, match=r"labels of task 'length' must be a float tensor \[2\]; got \[1, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"labels of task 'length' must be a float tensor \[2\]; got \[1, 2\]"
+    ):
         learner(*inputs, labels={"length": [1, 2]})
 
 
@@ -135,7 +152,9 @@ def test_an_unknown_kind_in_a_folder_is_named(tmp_path):
     settings = json.loads((tmp_path / "tasks.json").read_text())
     settings["tasks"][0]["kind"] = "RankingTask"
     (tmp_path / "tasks.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match="task 'letter' is of kind 'RankingTask'; known are Task, MultiLabelTask"):
+    with pytest.raises(
+        ValueError, match="task 'letter' is of kind 'RankingTask'; known are Task, MultiLabelTask"
+    ):
         mtst.MultiTaskModel.from_pretrained(tmp_path)
 
 

@@ -178,7 +178,9 @@ def test_checkpoint_of_another_run_is_refused(tmp_path, change, named):
     ],
 )
 def test_checkpoint_of_another_model_is_refused(tmp_path, change, named):
-    """A loop over poolings, heads' seeds or dropouts, with one folder, gave the first one's weights for all."""
+    """A loop over poolings, heads' seeds or dropouts, with one folder, gave the first one's weights
+    for all.
+    """
     fit(small.model(), checkpoint=tmp_path)
     model = small.model()
     change(model)
@@ -231,7 +233,9 @@ def test_damaged_checkpoint_says_what_to_do(tmp_path, damage):
 
 
 def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
-    """The second of two checkpoints cannot be written: the first stays whole, training ends as it would have."""
+    """The second of two checkpoints cannot be written: the first stays whole, training ends as it
+    would have.
+    """
     expected, model, calls = small.model(), small.model(), []
     fit(expected)
     real = checkpoints.save_file
@@ -305,9 +309,13 @@ def test_evaluate(tiny_encoder):
     model = Fixed(
         tiny_encoder, [mtst.Task("mood", ("bad", "so", "good")), mtst.Task("domain", ("x", "y"))]
     )
-    frame = pd.DataFrame({
-        "text": list("abcdef"), "mood": ["bad", "so", "so", "so", None, "good"], "domain": ["x", "x", "x", "y", "y", "y"],
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "text": list("abcdef"),
+            "mood": ["bad", "so", "so", "so", None, "good"],
+            "domain": ["x", "x", "x", "y", "y", "y"],
+        }
+    )
     table = mtst.evaluate(model, frame).set_index("task")
     assert table.loc["mood", ["n", "accuracy"]].tolist() == [5, 0.8]
     # bad: 1 right of 2 said and 1 true (F1 2/3); so: 2 right of 2 said and 3 true (.8); good: 1
@@ -352,7 +360,8 @@ def test_sentences_that_are_cut_are_counted():
         )
 
 
-def test_the_warning_points_at_the_caller():  # on its own: mutation testing puts frames of its own between
+# on its own: mutation testing puts frames of its own between
+def test_the_warning_points_at_the_caller():
     with pytest.warns(UserWarning, match="1 of 64 sentences") as caught:
         fit(small.model(), train=FRAME.assign(text=["a " * 90, *FRAME.text[1:]]), epochs=1)
     assert caught[0].filename == __file__

@@ -1,4 +1,6 @@
-"""The experiments of notebook 03, on a tiny backbone: every setting runs, remedies do what they are called."""
+"""The experiments of notebook 03, on a tiny backbone: every setting runs, remedies do what they are
+called.
+"""
 
 import conftest
 import numpy as np
@@ -18,7 +20,11 @@ def tiny(monkeypatch):
     words = "the cat sat on a mat nobody expected train to be late today".split()
     texts = [" ".join(rng.choice(words, 5)) for _ in range(320)]
     frame = pd.DataFrame(
-        {"text": texts, "domain": rng.choice(list(DOMAINS), 320), "sentiment": rng.choice(SENTIMENTS, 320)}
+        {
+            "text": texts,
+            "domain": rng.choice(list(DOMAINS), 320),
+            "sentiment": rng.choice(SENTIMENTS, 320),
+        }
     )
 
     def split(name, n=None, seed=0):
@@ -39,15 +45,29 @@ def tiny(monkeypatch):
 
 
 def test_every_setting_is_a_run(tiny):
-    """One seed of every setting, at quick scale and on few sentences: the names in the registry and the code agree."""
-    for study, sizes in {"untrained": {"n": 100}, "frozen": {"n": 64}, "labels": {}, "labels_tuning": {}, "forgetting": {"n": 64, "n_first": 100},
-                         "forgetting_hard": {"n": 32, "n_first": 100}, "transfer": {"n": 64}, "out_of_domain": {"n": 64}}.items():  # fmt: skip
+    """One seed of every setting, at quick scale and on few sentences: the names in the registry and
+    the code agree.
+    """
+    for study, sizes in {
+        "untrained": {"n": 100},
+        "frozen": {"n": 64},
+        "labels": {},
+        "labels_tuning": {},
+        "forgetting": {"n": 64, "n_first": 100},
+        "forgetting_hard": {"n": 32, "n_first": 100},
+        "transfer": {"n": 64},
+        "out_of_domain": {"n": 64},
+    }.items():
         for i, (setting, run) in enumerate(studies.STUDIES[study].items()):
             if study.startswith("labels") and not setting.endswith(", 32"):
                 continue  # the same but for n
             if study == "out_of_domain" and i % 6:
                 continue  # five recipes by four domains: every sixth is another of both
-            n, metrics = run(None, 0, "full", **sizes) if not study.startswith("labels") else run(None, 0, "quick")
+            n, metrics = (
+                run(None, 0, "full", **sizes)
+                if not study.startswith("labels")
+                else run(None, 0, "quick")
+            )
             assert n > 0, (study, setting)
             assert all(np.isfinite(value) for value in metrics.values()), (study, setting)
 
@@ -63,8 +83,14 @@ def test_what_is_frozen_shows_in_the_drift(tiny):
 def test_a_frozen_backbone_whose_head_is_trained_to_the_end(tiny, monkeypatch):
     steps = []
     original = transfer.fit
-    monkeypatch.setattr(transfer, "fit", lambda model, *a, **k: steps.append(len(h := original(model, *a, **k))) or h)
-    _, metrics = transfer.forgetting_run(None, 0, "full", "backbone frozen, head trained to the end", n=64, n_first=100)
+    monkeypatch.setattr(
+        transfer,
+        "fit",
+        lambda model, *a, **k: steps.append(len(h := original(model, *a, **k))) or h,
+    )
+    _, metrics = transfer.forgetting_run(
+        None, 0, "full", "backbone frozen, head trained to the end", n=64, n_first=100
+    )
     assert steps[-1] == 400
     assert metrics["cosine to before, block 2"] == pytest.approx(1, abs=1e-6)
     assert (
@@ -74,7 +100,9 @@ def test_a_frozen_backbone_whose_head_is_trained_to_the_end(tiny, monkeypatch):
 
 def test_two_blocks_are_the_middle_and_the_top_one(tiny):
     encoder, sentences = transfer.new_model().encoder, tiny.text[:5].tolist()
-    states = transfer.layer_states(transfer.new_model(), sentences)  # the tiny backbone has three blocks: 1 and 2
+    states = transfer.layer_states(
+        transfer.new_model(), sentences
+    )  # the tiny backbone has three blocks: 1 and 2
     expected = torch.cat([states[2], states[3]], dim=-1)
     assert np.allclose(probes.two_blocks(encoder, sentences), expected, atol=1e-2)
 
@@ -83,24 +111,33 @@ def test_tuning_sees_neither_the_tests_draws_nor_its_rows(tiny, monkeypatch):
     asked = []
     original = transfer.split
     monkeypatch.setattr(
-        transfer, "split", lambda name, n=None, seed=0: asked.append((name, seed)) or original(name, n, seed)
+        transfer,
+        "split",
+        lambda name, n=None, seed=0: asked.append((name, seed)) or original(name, n, seed),
     )
     for recipe in ("two-block probe", "everything trained"):
         _, metrics = transfer.labels_run(None, 3, "quick", 32, recipe, tuning=True)
         assert {"valid, domain accuracy", "valid, sentiment macro F1"} < set(metrics)
         assert "domain accuracy" not in metrics
     assert "test" not in {name for name, _ in asked}
-    assert {seed for name, seed in asked if name == "train"} <= {103, 0}  # 0: the whole split, for its features
+    assert {seed for name, seed in asked if name == "train"} <= {
+        103,
+        0,
+    }  # 0: the whole split, for its features
 
 
 def test_distillation_keeps_a_tasks_answers(tiny):
     model = transfer.new_model()
     learner = transfer.Distilled(model, "domain")
-    assert not any("before" in name for name, _ in [*learner.named_parameters(), *learner.named_modules()])
+    assert not any(
+        "before" in name for name, _ in [*learner.named_parameters(), *learner.named_modules()]
+    )
     inputs = model.encoder.collate(model.encoder.tokenize(tiny.text[:8].tolist())[0])
     labels = {"sentiment": model.tasks["sentiment"].encode(tiny.sentiment[:8])}
     output = learner.eval()(*inputs, labels=labels)
-    assert output.losses["keep domain"].item() == pytest.approx(0, abs=1e-6)  # nothing has moved yet
+    assert output.losses["keep domain"].item() == pytest.approx(
+        0, abs=1e-6
+    )  # nothing has moved yet
     with torch.no_grad():
         model.encoder.backbone.encoder.layer[2].output.dense.weight.normal_()
     moved = learner(*inputs, labels=labels)
@@ -135,7 +172,9 @@ def test_paired_differences(tmp_path, monkeypatch):
     found = results.paired("toy", "A", "B", "x")
     assert found["seeds"] == 3
     assert found["effect"] == pytest.approx(0.2)
-    assert found["low"] == pytest.approx(0.2 - 4.3027 * 0.1 / 3**0.5, abs=1e-4)  # t, two degrees of freedom
+    assert found["low"] == pytest.approx(
+        0.2 - 4.3027 * 0.1 / 3**0.5, abs=1e-4
+    )  # t, two degrees of freedom
     assert results.paired("toy", "A", "A", "x", than="y")["effect"] == pytest.approx(0.7)
     assert results.means("toy", ["x"]).value.tolist() == pytest.approx([0.7, 0.5])
     results.append("toy", "all-MiniLM-L6-v2", "C", 0, 1, {"x": 1}, 1)

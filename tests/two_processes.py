@@ -1,4 +1,6 @@
-"""Train the small task in two ways, in processes that share the work; for test_training.py, run by forked.py."""
+"""Train the small task in two ways, in processes that share the work; for test_training.py, run by
+forked.py.
+"""
 
 import json
 
@@ -14,8 +16,15 @@ def losses():
     found = {"processes": Processes().size}
     callbacks = {"gradual": [mtst.GradualUnfreezing(0.25, 0.75)]}
     few = small.frame()
-    few.loc[few.index % 16 != 0, "letter"] = None  # in most batches at most one process has a label of this task
-    for name, frame in {"everything": small.frame(), "gradual": small.frame(), "few labels": few, "in parts": few}.items():
+    few.loc[few.index % 16 != 0, "letter"] = (
+        None  # in most batches at most one process has a label of this task
+    )
+    for name, frame in {
+        "everything": small.frame(),
+        "gradual": small.frame(),
+        "few labels": few,
+        "in parts": few,
+    }.items():
         model = small.model(dropout=0)
         options = {
             "epochs": 1,

@@ -1,1 +1,3 @@
-"""The course: corpora, studies, ledger and figures behind the notebooks. Nothing in the core imports it."""
+"""The course: corpora, studies, ledger and figures behind the notebooks. Nothing in the core
+imports it.
+"""

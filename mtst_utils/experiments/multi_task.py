@@ -1,4 +1,5 @@
-"""The experiments of notebook 02: one model for both tasks, beside single tasks, people, VADER and the published table.
+"""The experiments of notebook 02: one model for both tasks, beside single tasks, people, VADER and
+the published table.
 
 Each `..._run` returns (training sentences, {metric: value}); `studies.STUDIES` lists the settings.
 """
@@ -23,7 +24,9 @@ from mtst_utils.training import fit
 
 
 def scores_on(model, test, prefix=""):
-    """{metric: value}: accuracy and macro F1 per task, and per domain the paper's figures, from the rating if it is learned."""
+    """{metric: value}: accuracy and macro F1 per task, and per domain the paper's figures, from the
+    rating if it is learned.
+    """
     probabilities = model.probabilities(test.text)
     metrics, predicted = {}, {}
     for name, probability in probabilities.items():
@@ -36,7 +39,8 @@ def scores_on(model, test, prefix=""):
     if score is not None:
         three = predicted.get("sentiment", three_class(score))
         metrics |= per_domain(
-            paper_scores(score, test.rating, test.domain), macro_f1(three, test.sentiment, test.domain)
+            paper_scores(score, test.rating, test.domain),
+            macro_f1(three, test.sentiment, test.domain),
         )
     return {f"{prefix}{name}": value for name, value in metrics.items()}
 
@@ -44,21 +48,43 @@ def scores_on(model, test, prefix=""):
 def per_domain(paper, f1):
     """The paper's figures and the macro F1 per domain as {metric: value}."""
     table = paper.assign(**{"macro F1": f1})
-    return {f"{domain}, {name}": table.loc[domain, name] for domain in table.index for name in table}
+    return {
+        f"{domain}, {name}": table.loc[domain, name] for domain in table.index for name in table
+    }
 
 
-def training_run(backbone, seed, scale, tasks=("domain", "sentiment"), n=None, epochs=2, lr=2e-4, decay=0.9,
-                 asked="test", **weights):  # fmt: skip
+def training_run(
+    backbone,
+    seed,
+    scale,
+    tasks=("domain", "sentiment"),
+    n=None,
+    epochs=2,
+    lr=2e-4,
+    decay=0.9,
+    asked="test",
+    **weights,
+):
     """Train on n sentences (None: all) and score on the split that is asked."""
     corpus = load_rated_sentences()
     corpus["rating step"] = rating_step(corpus.rating)
     train = corpus[corpus.split == "train"]
     n = min(n or len(train), len(train) if scale == "full" else 1500)
     model = new_model(backbone, tasks, seed, **weights)
-    # The same seed draws the same sentences, the same order and the same starting weights in every setting: paired.
+    # The same seed draws the same sentences, the same order and the same starting weights in every
+    # setting: paired.
     optimizer = default_optimizer(model, lr, decay)
-    fit(model, train.sample(n, random_state=seed), epochs=epochs, optimizer=optimizer, seed=seed, progress=False)
-    return n, scores_on(model, corpus[corpus.split == asked], "" if asked == "test" else f"{asked}, ")
+    fit(
+        model,
+        train.sample(n, random_state=seed),
+        epochs=epochs,
+        optimizer=optimizer,
+        seed=seed,
+        progress=False,
+    )
+    return n, scores_on(
+        model, corpus[corpus.split == asked], "" if asked == "test" else f"{asked}, "
+    )
 
 
 def baseline_run(backbone, seed, scale, name):
@@ -73,14 +99,22 @@ def baseline_run(backbone, seed, scale, name):
         n = 0
     else:
         model = tfidf().fit(train.text, train.sentiment)
-        score, predicted = sentiment_score(model.predict_proba(test.text), model.classes_), model.predict(test.text)
+        score, predicted = (
+            sentiment_score(model.predict_proba(test.text), model.classes_),
+            model.predict(test.text),
+        )
         n = len(train)
-    metrics = {"sentiment accuracy": (predicted == test.sentiment).mean(),
-               "sentiment macro F1": f1_score(test.sentiment, predicted, average="macro")}  # fmt: skip
+    metrics = {
+        "sentiment accuracy": (predicted == test.sentiment).mean(),
+        "sentiment macro F1": f1_score(test.sentiment, predicted, average="macro"),
+    }
     if n:
         predicted_domain = tfidf().fit(train.text, train.domain).predict(test.text)
-        metrics |= {"domain accuracy": (predicted_domain == test.domain).mean(),
-                    "domain macro F1": f1_score(test.domain, predicted_domain, average="macro")}  # fmt: skip
+        metrics |= {
+            "domain accuracy": (predicted_domain == test.domain).mean(),
+            "domain macro F1": f1_score(test.domain, predicted_domain, average="macro"),
+        }
     return n, metrics | per_domain(
-        paper_scores(score, test.rating, test.domain), macro_f1(predicted, test.sentiment, test.domain)
+        paper_scores(score, test.rating, test.domain),
+        macro_f1(predicted, test.sentiment, test.domain),
     )

@@ -1,4 +1,6 @@
-"""What the cells of a notebook show: controls for a person who runs it, sentences that are fit for a class."""
+"""What the cells of a notebook show: controls for a person who runs it, sentences that are fit for
+a class.
+"""
 
 import codecs
 import inspect
@@ -6,8 +8,10 @@ import os
 import re
 import warnings
 
-# Swear words, slurs and what is explicit, turned by 13 letters, so that whoever reads this file need not read them. In four
-# groups: anywhere in a word; at its start; the whole word; and letters hidden by asterisks. A harmless word that is caught
+# Swear words, slurs and what is explicit, turned by 13 letters, so that whoever reads this file
+# need not read them. In four
+# groups: anywhere in a word; at its start; the whole word; and letters hidden by asterisks. A
+# harmless word that is caught
 # too costs one sentence of thousands.
 _UNFIT = codecs.decode(
     r"(?:shpx|shx|spx|fuvg|ovgpu|ovngpu|phag|fyhg|avtt|snttbg|zbgures|nffubyr|nffbyr|qvyqb|cravf|intva|cbea|oybjwbo|znfgheo|tbqqnz|zbyrfg)"
@@ -23,7 +27,8 @@ UNFIT = re.compile(_UNFIT + r"|\b[a-z]+\*+[a-z*&]", re.IGNORECASE)
 
 
 def presentable(frame, column="text"):
-    """The rows of a frame whose text can be shown to a class: without swear words, slurs and what is explicit.
+    """The rows of a frame whose text can be shown to a class: without swear words, slurs and what
+    is explicit.
 
     For what is shown, never for what is trained or scored on. Taught in notebook 01, section 7.
     """
@@ -31,29 +36,39 @@ def presentable(frame, column="text"):
 
 
 def show_source(*things):
-    """The source of functions and classes as a cell's output: the code that runs, not a copy of it."""
+    """The source of functions and classes as a cell's output: the code that runs, not a copy of
+    it.
+    """
     from IPython.display import Markdown
 
     return Markdown("```python\n" + "\n\n".join(map(inspect.getsource, things)) + "```")
 
 
 def control(draw, start, **options):
-    """One call `draw(**start)`, whose output stays; in JupyterLab also, above it, controls that draw anew.
+    """One call `draw(**start)`, whose output stays; in JupyterLab also, above it, controls that
+    draw anew.
 
-    draw: a function of keyword arguments; start: {argument: value}; options: {argument: its values, in order} for a slider.
-    An argument without options is a text to type in. Taught in notebook 04, section 8.
+    draw: a function of keyword arguments; start: {argument: value}; options: {argument: its values,
+    in order} for a slider. An argument without options is a text to type in. Taught in notebook 04,
+    section 8.
     """
-    if "JPY_SESSION_NAME" in os.environ:  # set by a Jupyter server, and not by tools that execute notebooks
+    if (
+        "JPY_SESSION_NAME" in os.environ
+    ):  # set by a Jupyter server, and not by tools that execute notebooks
         from IPython.display import display
 
         view = controls(draw, start, options)._repr_mimebundle_()
-        del view["text/plain"]  # a page that cannot show controls shows nothing, and tests compare what all runs have
+        del view[
+            "text/plain"
+        ]  # a page that cannot show controls shows nothing, and tests compare what all runs have
         display(view, raw=True)
     draw(**start)
 
 
 def controls(draw, start, options):
-    """The widgets of `control`: a field or a slider an argument, one line that says when they draw, and where they draw."""
+    """The widgets of `control`: a field or a slider an argument, one line that says when they draw,
+    and where they draw.
+    """
     from ipywidgets import HTML, Layout, Output, SelectionSlider, Textarea, VBox
 
     shown = Output()
@@ -79,7 +94,9 @@ def controls(draw, start, options):
 
 
 def _show(draw, values):
-    """Draw; and whatever a person has typed, answer in a line of plain text rather than with a screen of traceback."""
+    """Draw; and whatever a person has typed, answer in a line of plain text rather than with a
+    screen of traceback.
+    """
     if any(isinstance(value, str) and not value.strip() for value in values.values()):
         print("The field is empty: type a sentence.")
         return

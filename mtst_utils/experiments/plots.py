@@ -1,4 +1,6 @@
-"""Every figure of the series, one function each, in one style. Each draws on `ax` (or a new one) and returns it."""
+"""Every figure of the series, one function each, in one style. Each draws on `ax` (or a new one)
+and returns it.
+"""
 
 import io
 import sys
@@ -18,19 +20,41 @@ from PIL import Image
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
 GREY = "#8C8C8C"
 STYLE = {
-    "figure.dpi": 84, "savefig.dpi": 84, "figure.constrained_layout.use": True, "figure.facecolor": "white",
-    "font.size": 11, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "legend.frameon": False,
-    "axes.prop_cycle": plt.cycler(color=COLORS), "figure.max_open_warning": 0,
-}  # fmt: skip
+    "figure.dpi": 84,
+    "savefig.dpi": 84,
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "white",
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "legend.frameon": False,
+    "axes.prop_cycle": plt.cycler(color=COLORS),
+    "figure.max_open_warning": 0,
+}
 plt.rcParams.update(STYLE)
-# For scripts that matplotlib's own font lacks: the first of these that is installed (Linux, macOS, Windows).
-WIDE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "Yu Gothic", "Microsoft YaHei", "Arial Unicode MS")  # fmt: skip
+# For scripts that matplotlib's own font lacks: the first of these that is installed (Linux, macOS,
+# Windows).
+WIDE_FONTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Hiragino Sans",
+    "Yu Gothic",
+    "Microsoft YaHei",
+    "Arial Unicode MS",
+)
 
 
 def _palette_png(figure):
-    """A figure as PNG in base64 with a palette of its own colours: a quarter of the size, and hardly told from the whole."""
-    shaded = any(axes.images for axes in figure.axes)  # a heat map has more colours than lines and letters
+    """A figure as PNG in base64 with a palette of its own colours: a quarter of the size, and
+    hardly told from the whole.
+    """
+    shaded = any(
+        axes.images for axes in figure.axes
+    )  # a heat map has more colours than lines and letters
     figure.savefig(whole := io.BytesIO(), format="png", dpi=figure.dpi, bbox_inches="tight")
     palette = Image.open(whole).convert("RGB").quantize(64 if shaded else 40, kmeans=3)
     palette.save(small := io.BytesIO(), format="png", optimize=True)
@@ -38,10 +62,14 @@ def _palette_png(figure):
 
 
 def _store_small():
-    """In a notebook, store figures so, whichever tool runs it: hosting pages show no notebook above 500 KB."""
+    """In a notebook, store figures so, whichever tool runs it: hosting pages show no notebook above
+    500 KB.
+    """
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None and "inline" in plt.get_backend():
-        plt.switch_backend(plt.get_backend())  # now: at the first figure it would set anew how figures are stored
+        plt.switch_backend(
+            plt.get_backend()
+        )  # now: at the first figure it would set anew how figures are stored
         shell.display_formatter.formatters["image/png"].for_type(Figure, _palette_png)
 
 
@@ -53,36 +81,63 @@ def _axes(ax, width, height):
 
 
 def _width(names):
-    """Inches for a figure with these names at its left, so that a title of 65 letters fits over the rest."""
+    """Inches for a figure with these names at its left, so that a title of 65 letters fits over the
+    rest.
+    """
     return 6.3 + 0.085 * max(map(len, names))
 
 
 def token_grid(tokens, mask, title, ax=None):
-    """A padded batch as a grid: tokens (a list of B lists of T strings), mask [B, T]; padding is hatched."""
+    """A padded batch as a grid: tokens (a list of B lists of T strings), mask [B, T]; padding is
+    hatched.
+    """
     rows, columns = len(tokens), len(tokens[0])
     ax = _axes(ax, max(6, 0.72 * columns), 0.5 * rows + 0.6)
     for row in range(rows):
         for column in range(columns):
             real = bool(mask[row][column])
-            ax.add_patch(plt.Rectangle((column, row), 0.94, 0.86, facecolor="#CFE3F1" if real else "white",
-                                       edgecolor=GREY, hatch=None if real else "///", linewidth=0.6))  # fmt: skip
-            ax.text(column + 0.47, row + 0.43, tokens[row][column], ha="center", va="center", fontsize=9,
-                    color="black" if real else GREY,
-                    bbox=None if real else {"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+            ax.add_patch(
+                plt.Rectangle(
+                    (column, row),
+                    0.94,
+                    0.86,
+                    facecolor="#CFE3F1" if real else "white",
+                    edgecolor=GREY,
+                    hatch=None if real else "///",
+                    linewidth=0.6,
+                )
+            )
+            ax.text(
+                column + 0.47,
+                row + 0.43,
+                tokens[row][column],
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="black" if real else GREY,
+                bbox=None if real else {"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
     ax.set(xlim=(0, columns), ylim=(rows, 0), title=title)
     ax.axis("off")
     return ax
 
 
 def similarity_heatmap(similarities, groups, title, ax=None):
-    """Cosine similarities [N, N] of sentences ordered by group; groups: N names, equal ones adjacent."""
+    """Cosine similarities [N, N] of sentences ordered by group; groups: N names, equal ones
+    adjacent.
+    """
     ax = _axes(ax, 6.4, 5.4)
-    # The diagonal is 1 and would leave the rest dark: the scale ends where 1 % of the pairs lie above.
+    # The diagonal is 1 and would leave the rest dark: the scale ends where 1 % of the pairs lie
+    # above.
     top = np.percentile(similarities[~np.eye(len(similarities), dtype=bool)], 99)
     image = ax.imshow(similarities, cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
     names = list(dict.fromkeys(groups))
     edges = np.cumsum([0, *(list(groups).count(name) for name in names)])
-    ax.set(title=title, xticks=(edges[:-1] + edges[1:] - 1) / 2, yticks=(edges[:-1] + edges[1:] - 1) / 2)
+    ax.set(
+        title=title,
+        xticks=(edges[:-1] + edges[1:] - 1) / 2,
+        yticks=(edges[:-1] + edges[1:] - 1) / 2,
+    )
     ax.set_xticklabels(names, rotation=40, ha="right")
     ax.set_yticklabels(names)
     ax.tick_params(length=0)
@@ -94,7 +149,9 @@ def similarity_heatmap(similarities, groups, title, ax=None):
 
 
 def similarity_map(similarities, sentences, title, ax=None):
-    """Cosine similarities [N, N] of N sentences of any length and script, in the order given from above."""
+    """Cosine similarities [N, N] of N sentences of any length and script, in the order given from
+    above.
+    """
     count = len(sentences)
     step = -(-count // 60)  # beyond sixty rows not every sentence can be named
     names = [f"{_label(sentence)}  {row}" for row, sentence in enumerate(sentences, 1)][::step]
@@ -115,7 +172,9 @@ def similarity_map(similarities, sentences, title, ax=None):
 
 
 def _label(text, letters=48):
-    """Anyone's text as a label: one line, not too long, `$` as a dollar, and a box for what no font here can draw."""
+    """Anyone's text as a label: one line, not too long, `$` as a dollar, and a box for what no font
+    here can draw.
+    """
     text = " ".join(text.split())
     text = text if len(text) <= letters else text[: letters - 1] + "…"
     drawn = (character if ord(character) in _drawable() else "□" for character in text)
@@ -129,9 +188,14 @@ def _letters(text):
 
 @cache
 def _families():
-    """matplotlib's font and, where one is installed, one more for what that lacks. A name that is not there would warn."""
+    """matplotlib's font and, where one is installed, one more for what that lacks. A name that is
+    not there would warn.
+    """
     installed = {font.name for font in fontManager.ttflist}
-    return [plt.rcParams["font.sans-serif"][0], *[name for name in WIDE_FONTS if name in installed][:1]]
+    return [
+        plt.rcParams["font.sans-serif"][0],
+        *[name for name in WIDE_FONTS if name in installed][:1],
+    ]
 
 
 @cache
@@ -148,25 +212,50 @@ def embedding_map(points, groups, title, ax=None):
     for name, color, marker in zip(dict.fromkeys(groups), COLORS, "osD^vPX*", strict=False):
         chosen = points[groups == name]
         ax.scatter(
-            *chosen.T, label=name, color=color, marker=marker, s=34, alpha=0.85, edgecolor="white", linewidth=0.5
+            *chosen.T,
+            label=name,
+            color=color,
+            marker=marker,
+            s=34,
+            alpha=0.85,
+            edgecolor="white",
+            linewidth=0.5,
         )
-    ax.set(title=title, xticks=[], yticks=[], xlabel="first dimension of the map", ylabel="second dimension")
+    ax.set(
+        title=title,
+        xticks=[],
+        yticks=[],
+        xlabel="first dimension of the map",
+        ylabel="second dimension",
+    )
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
 def bars_with_intervals(table, title, xlabel, ax=None, reference=None, reference_name=""):
-    """Horizontal bars: table has a row a bar (its index the names) and the columns value, low, high (95 % interval)."""
+    """Horizontal bars: table has a row a bar (its index the names) and the columns value, low, high
+    (95 % interval).
+    """
     ax = _axes(ax, _width(table.index), 0.42 * len(table) + 1.2)
     position = np.arange(len(table))[::-1]
     ax.barh(position, table["value"], color=COLORS[0], height=0.62)
     errors = [table["value"] - table["low"], table["high"] - table["value"]]
-    ax.errorbar(table["value"], position, xerr=errors, fmt="none", ecolor="black", capsize=3, linewidth=1.2)
+    ax.errorbar(
+        table["value"], position, xerr=errors, fmt="none", ecolor="black", capsize=3, linewidth=1.2
+    )
     for y, value, high in zip(position, table["value"], table["high"], strict=True):
         ax.text(high, y, f"  {value:.3f}", va="center", fontsize=10)
     if reference is not None:
         ax.axvline(reference, color=COLORS[3], linestyle="--", linewidth=1.3)
-        ax.text(reference, len(table) - 0.45, reference_name, color=COLORS[3], ha="center", va="bottom", fontsize=10)
+        ax.text(
+            reference,
+            len(table) - 0.45,
+            reference_name,
+            color=COLORS[3],
+            ha="center",
+            va="bottom",
+            fontsize=10,
+        )
     ax.set(title=title, xlabel=xlabel, yticks=position, xlim=(0, None))
     ax.set_yticklabels(table.index)
     if reference is not None:
@@ -179,14 +268,22 @@ def lines(table, title, xlabel, ylabel, ax=None, ylim=None):
     ax = _axes(ax, 7.2, 3.8)
     for color, marker, (name, values) in zip(COLORS, "osD^vPX*", table.items(), strict=False):
         ax.plot(table.index, values, color=color, marker=marker, markersize=5)
-        ax.annotate(f" {name}", (table.index[-1], values.iloc[-1]), color=color, va="center", fontweight="bold")
+        ax.annotate(
+            f" {name}",
+            (table.index[-1], values.iloc[-1]),
+            color=color,
+            va="center",
+            fontweight="bold",
+        )
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=ylim)
     ax.margins(x=0.12)
     return ax
 
 
 def forest(table, title, xlabel, ax=None):
-    """Effects with their intervals around a zero line: table has a row an effect and the columns effect, low, high."""
+    """Effects with their intervals around a zero line: table has a row an effect and the columns
+    effect, low, high.
+    """
     names = [fill(name, 60) for name in table.index]
     lines = [line for name in names for line in name.split("\n")]
     ax = _axes(ax, _width(lines), 0.4 * max(len(table), 0.8 * len(lines)) + 1.3)
@@ -203,9 +300,11 @@ def forest(table, title, xlabel, ax=None):
 
 
 def verdicts(table, effects, title, xlabel, ax=None):
-    """A forest of claims with their verdicts: table has a row a claim and the columns effect, low, high, verdict.
+    """A forest of claims with their verdicts: table has a row a claim and the columns effect, low,
+    high, verdict.
 
-    effects: [N], None where the effect is drawn, else what to write in its place (an effect in another unit).
+    effects: [N], None where the effect is drawn, else what to write in its place (an effect in
+    another unit).
     """
     color = {
         "holds": COLORS[0],
@@ -218,10 +317,27 @@ def verdicts(table, effects, title, xlabel, ax=None):
     for position, (row, effect) in enumerate(zip(table.itertuples(), effects, strict=True)):
         if effect is None:
             errors = [[row.effect - row.low], [row.high - row.effect]]
-            ax.errorbar(row.effect, position, xerr=errors, fmt="o", color=color[row.verdict], capsize=3)
+            ax.errorbar(
+                row.effect, position, xerr=errors, fmt="o", color=color[row.verdict], capsize=3
+            )
         else:
-            ax.text(0.6, position, effect, va="center", fontsize=10, color=color[row.verdict], in_layout=False)
-        ax.text(1.01, position, row.verdict, transform=ax.get_yaxis_transform(), va="center", color=color[row.verdict])
+            ax.text(
+                0.6,
+                position,
+                effect,
+                va="center",
+                fontsize=10,
+                color=color[row.verdict],
+                in_layout=False,
+            )
+        ax.text(
+            1.01,
+            position,
+            row.verdict,
+            transform=ax.get_yaxis_transform(),
+            va="center",
+            color=color[row.verdict],
+        )
     ax.axvline(0, color="black", linewidth=1)
     ax.set(title=title, xlabel=xlabel, yticks=range(len(table)), ylim=(len(table) - 0.5, -0.6))
     ax.set_yticklabels(table.index)
@@ -235,10 +351,22 @@ def learning_curves(history, title, ax=None):
     smooth = history.set_index("step")[losses].rolling(15, min_periods=1).mean()
     for color, style, name in zip(COLORS, ("-", "--", "-.", ":"), losses, strict=False):
         ax.plot(history["step"], history[name], color=color, alpha=0.18, linewidth=1)
-        ax.plot(smooth.index, smooth[name], color=color, linestyle=style, linewidth=2, label=name.removesuffix(" loss"))
+        ax.plot(
+            smooth.index,
+            smooth[name],
+            color=color,
+            linestyle=style,
+            linewidth=2,
+            label=name.removesuffix(" loss"),
+        )
     for step in history.groupby("epoch")["step"].max()[:-1]:
         ax.axvline(step, color=GREY, linewidth=0.8, linestyle=":")
-    ax.set(title=title, xlabel="training step (dotted: end of an epoch)", ylabel="loss, mean of 15 steps", yscale="log")
+    ax.set(
+        title=title,
+        xlabel="training step (dotted: end of an epoch)",
+        ylabel="loss, mean of 15 steps",
+        yscale="log",
+    )
     ax.legend()
     return ax
 
@@ -251,8 +379,21 @@ def confusion(truth, predicted, labels, title, ax=None):
     shares = confusion_matrix(truth, predicted, labels=list(labels), normalize="true")
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
-        ax.text(column, row, f"{share:.2f}", ha="center", va="center", color="white" if share > 0.5 else "black")
-    ax.set(title=title, xlabel="predicted", ylabel="true", xticks=range(len(labels)), yticks=range(len(labels)))
+        ax.text(
+            column,
+            row,
+            f"{share:.2f}",
+            ha="center",
+            va="center",
+            color="white" if share > 0.5 else "black",
+        )
+    ax.set(
+        title=title,
+        xlabel="predicted",
+        ylabel="true",
+        xticks=range(len(labels)),
+        yticks=range(len(labels)),
+    )
     ax.set_xticklabels([label.replace(" ", "\n") for label in labels])
     ax.set_yticklabels(labels)
     ax.tick_params(length=0)
@@ -262,7 +403,8 @@ def confusion(truth, predicted, labels, title, ax=None):
 def heatmap(table, title, xlabel, label, limit, ax=None, low=None, texts=None):
     """A table of values as colours, written in as well; the first row is drawn at the bottom.
 
-    Colours are signed, around zero up to +-limit; or, with low, from low to limit. texts: what to write instead.
+    Colours are signed, around zero up to +-limit; or, with low, from low to limit. texts: what to
+    write instead.
     """
     ax = _axes(ax, 0.75 * table.shape[1] + 2.6, 0.42 * len(table) + 1.4)
     colors, lowest = ("PuOr", -limit) if low is None else ("Blues", low)
@@ -270,8 +412,22 @@ def heatmap(table, title, xlabel, label, limit, ax=None, low=None, texts=None):
     for (row, column), value in np.ndenumerate(table.to_numpy(float)):
         text = f"{value:.2f}" if texts is None else texts.iat[row, column]
         dark = abs(value) > 0.7 * limit if low is None else value > low + 0.6 * (limit - low)
-        ax.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
-    ax.set(title=title, xlabel=xlabel, ylabel=table.index.name, xticks=range(table.shape[1]), yticks=range(len(table)))
+        ax.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize=9,
+            color="white" if dark else "black",
+        )
+    ax.set(
+        title=title,
+        xlabel=xlabel,
+        ylabel=table.index.name,
+        xticks=range(table.shape[1]),
+        yticks=range(len(table)),
+    )
     ax.set_xticklabels(table.columns)
     ax.set_yticklabels(table.index)
     ax.tick_params(length=0)
@@ -280,12 +436,26 @@ def heatmap(table, title, xlabel, label, limit, ax=None, low=None, texts=None):
 
 
 def trade_off(x, y, title, xlabel, ylabel, ax=None):
-    """One measure against another, a line per row of two tables alike; the columns run along the line, the first one hollow."""
+    """One measure against another, a line per row of two tables alike; the columns run along the
+    line, the first one hollow.
+    """
     ax = _axes(ax, 7.2, 4)
     for color, marker, row in zip(COLORS, "osD^vPX*", x.index, strict=False):
-        ax.plot(x.loc[row], y.loc[row], color=color, marker=marker, markersize=6, label=f"{x.index.name} {row:g}")
         ax.plot(
-            x.loc[row].iloc[0], y.loc[row].iloc[0], color=color, marker=marker, markersize=6, markerfacecolor="white"
+            x.loc[row],
+            y.loc[row],
+            color=color,
+            marker=marker,
+            markersize=6,
+            label=f"{x.index.name} {row:g}",
+        )
+        ax.plot(
+            x.loc[row].iloc[0],
+            y.loc[row].iloc[0],
+            color=color,
+            marker=marker,
+            markersize=6,
+            markerfacecolor="white",
         )
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     ax.legend()
@@ -293,7 +463,8 @@ def trade_off(x, y, title, xlabel, ylabel, ax=None):
 
 
 def layer_rates(tables, title, ax=None, limits=None):
-    """The rate of every layer, drawn as the network stands: input at the bottom. tables: {name: lr_table(groups)}.
+    """The rate of every layer, drawn as the network stands: input at the bottom. tables: {name:
+    lr_table(groups)}.
 
     limits: the lowest and the highest rate of the axis; without, it follows the rates.
     """
@@ -303,13 +474,17 @@ def layer_rates(tables, title, ax=None, limits=None):
         rates = table.set_index("name")["lr"].reindex(layers)
         ax.plot(rates, range(len(layers)), color=color, marker=marker, markersize=5, label=name)
     ax.axhspan(len(layers) - 1.5, len(layers) - 0.5, color=GREY, alpha=0.15, linewidth=0)
-    ax.set(title=title, xlabel="learning rate, log scale", xscale="log", ylim=(-0.7, len(layers) - 0.5))
+    ax.set(
+        title=title, xlabel="learning rate, log scale", xscale="log", ylim=(-0.7, len(layers) - 0.5)
+    )
     ax.set_yticks(range(len(layers)), layers)
     ax.margins(x=0.1)
     ax.set_xlim(limits)
     low, high = ax.get_xlim()
     ticks = (1,) if high > 2000 * low else (1, 3) if high > 50 * low else (1, 2, 3, 5, 7)
-    ax.xaxis.set(major_locator=LogLocator(subs=ticks), major_formatter="{x:g}", minor_locator=NullLocator())
+    ax.xaxis.set(
+        major_locator=LogLocator(subs=ticks), major_formatter="{x:g}", minor_locator=NullLocator()
+    )
     beside = {"xycoords": ("axes points", "axes fraction"), "color": GREY}
     ax.annotate("output: labels", (-98, 1), rotation=90, va="top", **beside)
     ax.annotate("input: words", (-98, 0), rotation=90, va="bottom", **beside)
@@ -326,8 +501,8 @@ def layer_rates(tables, title, ax=None, limits=None):
 
 
 def paper_figure(scores, title, human="one human rater", ax=None):
-    """A score per domain and system: scores has the columns domain, setting, seed, value. Several seeds show as their
-    mean with its 95 % t interval; the human rater is a line across each domain.
+    """A score per domain and system: scores has the columns domain, setting, seed, value. Several
+    seeds show as their mean with its 95 % t interval; the human rater is a line across each domain.
     """
     from mtst_utils.experiments.intervals import t_interval
 
@@ -337,29 +512,61 @@ def paper_figure(scores, title, human="one human rater", ax=None):
         [s for s in dict.fromkeys(scores["setting"]) if s != human],
     )
     values = scores.groupby(["setting", "domain"])["value"]
-    for i, (system, color, marker) in enumerate(zip(systems, [COLORS[1], COLORS[5], COLORS[0]], "s^o", strict=False)):
+    for i, (system, color, marker) in enumerate(
+        zip(systems, [COLORS[1], COLORS[5], COLORS[0]], "s^o", strict=False)
+    ):
         for j, domain in enumerate(domains):
             seeds = values.get_group((system, domain))
             mean, low, high = t_interval(seeds) if len(seeds) > 1 else (seeds.mean(),) * 3
             x = j + 0.28 * (i - (len(systems) - 1) / 2)
-            ax.errorbar(x, mean, yerr=[[mean - low], [high - mean]], fmt=marker, color=color, markersize=9, capsize=4,
-                        label=system if j == 0 else None)  # fmt: skip
+            ax.errorbar(
+                x,
+                mean,
+                yerr=[[mean - low], [high - mean]],
+                fmt=marker,
+                color=color,
+                markersize=9,
+                capsize=4,
+                label=system if j == 0 else None,
+            )
             ax.text(x + 0.05, mean, f"{mean:.2f}", va="center", fontsize=9)
     for j, domain in enumerate(domains):
         level = values.get_group((human, domain)).mean()
-        ax.plot([j - 0.42, j + 0.42], [level, level], color="black", linewidth=1.6, label=human if j == 0 else None)
-    ax.set(title=title, ylabel="sign F1, weighted by support", xticks=range(len(domains)), ylim=(0.5, 1))
+        ax.plot(
+            [j - 0.42, j + 0.42],
+            [level, level],
+            color="black",
+            linewidth=1.6,
+            label=human if j == 0 else None,
+        )
+    ax.set(
+        title=title,
+        ylabel="sign F1, weighted by support",
+        xticks=range(len(domains)),
+        ylim=(0.5, 1),
+    )
     ax.set_xticklabels(domains)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4)
     return ax
 
 
 def strategies(table, title, ax=None):
-    """What learns under each strategy: table has a row a part (from the input up) and a column a strategy, True = learns."""
+    """What learns under each strategy: table has a row a part (from the input up) and a column a
+    strategy, True = learns.
+    """
     ax = _axes(ax, 1.35 * table.shape[1] + 1.6, 0.36 * len(table) + 1.2)
     for (row, column), learns in np.ndenumerate(table.to_numpy()):
-        ax.add_patch(plt.Rectangle((column, row), 0.92, 0.86, facecolor=COLORS[1] if learns else "white", edgecolor=GREY,
-                                   hatch=None if learns else "////", linewidth=0.8))  # fmt: skip
+        ax.add_patch(
+            plt.Rectangle(
+                (column, row),
+                0.92,
+                0.86,
+                facecolor=COLORS[1] if learns else "white",
+                edgecolor=GREY,
+                hatch=None if learns else "////",
+                linewidth=0.8,
+            )
+        )
     ax.set(title=title, xlim=(0, table.shape[1]), ylim=(0, len(table)))
     ax.set_xticks(np.arange(table.shape[1]) + 0.46, table.columns)
     ax.set_yticks(np.arange(len(table)) + 0.43, table.index)
@@ -370,7 +577,9 @@ def strategies(table, title, ax=None):
 
 
 def unfreezing(schedule, total_steps, title, ax=None):
-    """The rows of GradualUnfreezing.schedule as bars from the step at which each layer joins to the end of training."""
+    """The rows of GradualUnfreezing.schedule as bars from the step at which each layer joins to the
+    end of training.
+    """
     ax = _axes(ax, 7.2, 0.36 * (len(schedule) + 1) + 1.2)
     names = ["heads", *schedule["layer"]][::-1]
     starts = [0, *schedule["step"]][::-1]
@@ -380,16 +589,22 @@ def unfreezing(schedule, total_steps, title, ax=None):
         ax.barh(y, total_steps - start, left=start, color=COLORS[1], height=0.7)
         ax.text(total_steps, y, f" {rate}", va="center", fontsize=10)
     ax.set(
-        title=title, xlabel="training step (hatched: frozen; the number: the highest rate)", xlim=(0, total_steps * 1.1)
+        title=title,
+        xlabel="training step (hatched: frozen; the number: the highest rate)",
+        xlim=(0, total_steps * 1.1),
     )
     ax.set_yticks(range(len(names)), names)
     return ax
 
 
 def bands(table, title, xlabel, ylabel, log=False, ax=None):
-    """One line a series with its 95 % interval as a band: table has the columns x, series, value, low, high."""
+    """One line a series with its 95 % interval as a band: table has the columns x, series, value,
+    low, high.
+    """
     ax = _axes(ax, 7.2, 4)
-    for color, marker, (name, rows) in zip(COLORS, "osD^vPX*", table.groupby("series", sort=False), strict=False):
+    for color, marker, (name, rows) in zip(
+        COLORS, "osD^vPX*", table.groupby("series", sort=False), strict=False
+    ):
         ax.plot(rows["x"], rows["value"], color=color, marker=marker, markersize=5, label=name)
         ax.fill_between(rows["x"], rows["low"], rows["high"], color=color, alpha=0.2, linewidth=0)
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)

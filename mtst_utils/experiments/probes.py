@@ -29,7 +29,9 @@ class EveryLayer(SentenceEncoder):
 
 
 def two_blocks(encoder, sentences):
-    """The mean-pooled outputs of the middle and the top block (of six: blocks 3 and 5) side by side: float32 [N, 2H]."""
+    """The mean-pooled outputs of the middle and the top block (of six: blocks 3 and 5) side by
+    side: float32 [N, 2H].
+    """
     blocks, size = encoder.backbone.config.num_hidden_layers, encoder.dimension
     every = EveryLayer(encoder.backbone, encoder.tokenizer).encode(sentences, precision="auto")
     return every.reshape(len(every), -1, size)[:, [1 + blocks // 2, blocks]].reshape(len(every), -1)
@@ -37,24 +39,31 @@ def two_blocks(encoder, sentences):
 
 def logistic_regression(c, class_weight=None):
     """A linear probe: features standardised first, since backbones differ in scale."""
-    return make_pipeline(StandardScaler(), LogisticRegression(C=c, class_weight=class_weight, max_iter=1000))
+    return make_pipeline(
+        StandardScaler(), LogisticRegression(C=c, class_weight=class_weight, max_iter=1000)
+    )
 
 
 def probe(train, labels, test):
-    """Predictions of a logistic regression on frozen embeddings (standardised, C = 0.01, both fixed beforehand)."""
+    """Predictions of a logistic regression on frozen embeddings (standardised, C = 0.01, both fixed
+    beforehand).
+    """
     return logistic_regression(0.01).fit(train, labels).predict(test)
 
 
 def regularised_probe(model, parts):
     """Logistic regression on frozen embeddings, its strength C chosen on validation for each task.
 
-    parts: frames of sentences and labels by name, "" for test, "training, ", "valid, ". Returns {metric: value}.
+    parts: frames of sentences and labels by name, "" for test, "training, ", "valid, ". Returns
+    {metric: value}.
     """
     metrics = {}
     x = {name: model.encoder.encode(rows.text, precision="auto") for name, rows in parts.items()}
     for task in model.tasks:
-        probes = [logistic_regression(c).fit(x["training, "], parts["training, "][task])
-                  for c in (1e-4, 1e-3, 1e-2, 1e-1)]  # fmt: skip
+        probes = [
+            logistic_regression(c).fit(x["training, "], parts["training, "][task])
+            for c in (1e-4, 1e-3, 1e-2, 1e-1)
+        ]
         best = max(probes, key=lambda probe: probe.score(x["valid, "], parts["valid, "][task]))
         for name in ("", "training, "):
             guess, truth = best.predict(x[name]), parts[name][task]
@@ -64,6 +73,10 @@ def regularised_probe(model, parts):
 
 
 def triplet_hits(anchor, paraphrase, distractor):
-    """[N] booleans: is the anchor [N, H] nearer (cosine) to its paraphrase than to its distractor?"""
-    a, p, d = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (anchor, paraphrase, distractor))
+    """[N] booleans: is the anchor [N, H] nearer (cosine) to its paraphrase than to its
+    distractor?
+    """
+    a, p, d = (
+        x / np.linalg.norm(x, axis=1, keepdims=True) for x in (anchor, paraphrase, distractor)
+    )
     return (a * p).sum(1) > (a * d).sum(1)

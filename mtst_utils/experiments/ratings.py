@@ -1,7 +1,9 @@
-"""Learning the rating itself: the mean of some twenty human ratings, from -4 to 4, as eight classes in order.
+"""Learning the rating itself: the mean of some twenty human ratings, from -4 to 4, as eight classes
+in order.
 
-Three classes throw away how strongly a sentence is meant, and call a rating of 0.4 neutral although it has a sign. Steps of width
-one with a border at zero keep both, and a head learns them as it learns any other labels.
+Three classes throw away how strongly a sentence is meant, and call a rating of 0.4 neutral although
+it has a sign. Steps of width one with a border at zero keep both, and a head learns them as it
+learns any other labels.
 """
 
 import numpy as np
@@ -11,14 +13,17 @@ STEPS = tuple(f"{center - 0.5:+.0f} to {center + 0.5:+.0f}" for center in CENTER
 
 
 def rating_step(rating):
-    """Ratings [N] -> the names of their steps [N]; a border belongs to the step above, 4 to the last.
+    """Ratings [N] -> the names of their steps [N]; a border belongs to the step above, 4 to the
+    last.
 
     Raises ValueError for a rating outside [-4, 4].
     """
     rating = np.asarray(rating, float)
     outside = np.flatnonzero(~(np.abs(rating) <= 4))
     if len(outside):
-        raise ValueError(f"ratings must be from -4 to 4; got {rating[outside[0]]} at position {outside[0]}")
+        raise ValueError(
+            f"ratings must be from -4 to 4; got {rating[outside[0]]} at position {outside[0]}"
+        )
     return np.array(STEPS)[np.floor(rating).astype(int).clip(-4, 3) + 4]
 
 

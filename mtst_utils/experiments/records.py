@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mtst_utils.precision import has_bfloat16
 from mtst_utils.experiments import results
+from mtst_utils.precision import has_bfloat16
 
 KEYS = ["study", "phase", "backbone", "corpus", "n", "arm", "settings", "seed"]
 SCORES = [

@@ -14,12 +14,15 @@ import pandas as pd
 def words_of(text):
     """The set of lower-case words of a text, without user names and links, for comparing texts."""
     text = text.lower()
-    return frozenset(re.findall(r"[a-z0-9']+", re.sub(r"@\w+|https?://\S+|\brt\b|&\w+;", " ", text)) or [text])
+    return frozenset(
+        re.findall(r"[a-z0-9']+", re.sub(r"@\w+|https?://\S+|\brt\b|&\w+;", " ", text)) or [text]
+    )
 
 
 def near_duplicate_groups(texts, documents, threshold=0.8):
-    """One group name per text: texts of one document, or whose word sets have a Jaccard similarity >= threshold, are
-    together, and so is whatever is linked through them. A group is named after its first document.
+    """One group name per text: texts of one document, or whose word sets have a Jaccard similarity
+    >= threshold, are together, and so is whatever is linked through them. A group is named after
+    its first document.
     """
     documents = list(documents)
     parent = {document: document for document in documents}
@@ -34,7 +37,8 @@ def near_duplicate_groups(texts, documents, threshold=0.8):
     rarity = Counter(word for words in sets for word in words)
     sharing = defaultdict(list)
     for i, words in enumerate(sets):
-        # Texts this alike share one of the rarest words of each (prefix filter: at most (1 - t) of them may differ).
+        # Texts this alike share one of the rarest words of each (prefix filter: at most (1 - t) of
+        # them may differ).
         ranked = sorted(words, key=lambda word: (rarity[word], word))
         candidates = set()
         for word in ranked[: len(ranked) - math.ceil(threshold * len(ranked) - 1e-9) + 1]:
@@ -49,17 +53,23 @@ def near_duplicate_groups(texts, documents, threshold=0.8):
 
 
 def group_split(domains, groups, test=0.2, valid=0.1):
-    """ "train", "valid" or "test" for every row, whole groups at a time, the same shares in each domain.
+    """ "train", "valid" or "test" for every row, whole groups at a time, the same shares in each
+    domain.
 
-    Groups come in the order of a hash of their names, so that the split depends on nothing but the data. A group
-    larger than 2 % of its domain (a family of contrived variants, say) stays in training, so that no test set leans on it.
+    Groups come in the order of a hash of their names, so that the split depends on nothing but the
+    data. A group larger than 2 % of its domain (a family of contrived variants, say) stays in
+    training, so that no test set leans on it.
     """
     rows = pd.DataFrame({"domain": list(domains), "group": list(groups)})
-    sizes = rows.groupby("group")["domain"].agg(["first", "size"])  # a few groups reach into a second domain
+    sizes = rows.groupby("group")["domain"].agg(
+        ["first", "size"]
+    )  # a few groups reach into a second domain
     split = {}
     for _, part_sizes in sizes.groupby("first")["size"]:
         total, filled = part_sizes.sum(), {"test": 0, "valid": 0}
-        for group, size in sorted(part_sizes.items(), key=lambda row: hashlib.sha256(row[0].encode()).digest()):
+        for group, size in sorted(
+            part_sizes.items(), key=lambda row: hashlib.sha256(row[0].encode()).digest()
+        ):
             split[group] = "train"
             for part, share in (("test", test), ("valid", valid)):
                 if filled[part] + size <= share * total and size <= 0.02 * total:

@@ -1,4 +1,5 @@
-"""The experiments behind the claims: `python -m mtst_utils.experiments.studies NAME [--backbone ...]`.
+"""The experiments behind the claims: `python -m mtst_utils.experiments.studies NAME [--backbone
+...]`.
 
 Each run is appended to data/results/NAME.csv as it ends; a finished run is never run again.
 """
@@ -46,22 +47,34 @@ class FourPoolings(SentenceEncoder):
         return 4 * super().dimension
 
     def forward(self, input_ids, attention_mask):
-        tokens = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
+        tokens = self.backbone(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).last_hidden_state.float()
         poolings = [pool(tokens, attention_mask) for pool in (masked_mean, first_token, masked_max)]
         return torch.cat([*poolings, tokens.mean(1)], dim=-1)
 
 
 def naive_encode(encoder, sentences, precision="auto"):
-    """Batches of 32 in the order given, as most code does it: what an unmasked mean sees depends on the neighbours."""
-    return np.concatenate([encoder.encode(list(sentences[i : i + 32]), token_budget=10**9, precision=precision)
-                           for i in range(0, len(sentences), 32)])  # fmt: skip
+    """Batches of 32 in the order given, as most code does it: what an unmasked mean sees depends on
+    the neighbours.
+    """
+    return np.concatenate(
+        [
+            encoder.encode(list(sentences[i : i + 32]), token_budget=10**9, precision=precision)
+            for i in range(0, len(sentences), 32)
+        ]
+    )
 
 
-def choices(backbone=None, n_train=4000, n_test=None, weights="pretrained", precision="auto", seed=0):
-    """Notebook 01's choices: each pooling on the triplets, and as frozen features for domain and sentiment.
+def choices(
+    backbone=None, n_train=4000, n_test=None, weights="pretrained", precision="auto", seed=0
+):
+    """Notebook 01's choices: each pooling on the triplets, and as frozen features for domain and
+    sentiment.
 
-    weights: "pretrained", or "random" for the same architecture untrained. Returns (one row per pooling and metric with
-    value, low, high, n; the predictions by (pooling, task), for paired comparisons; the test rows).
+    weights: "pretrained", or "random" for the same architecture untrained. Returns (one row per
+    pooling and metric with value, low, high, n; the predictions by (pooling, task), for paired
+    comparisons; the test rows).
     """
     model, tokenizer = load_backbone(backbone)
     if weights == "random":
@@ -72,32 +85,58 @@ def choices(backbone=None, n_train=4000, n_test=None, weights="pretrained", prec
     train = corpus[corpus.split == "train"].sample(n_train, random_state=seed)
     test = corpus[corpus.split == "test"].sample(frac=1, random_state=seed)[:n_test]
     triplets = load_triplets()
-    parts = [naive_encode(encoder, column.tolist(), precision)
-             for column in (train.text, test.text, triplets.anchor, triplets.paraphrase, triplets.distractor)]  # fmt: skip
+    parts = [
+        naive_encode(encoder, column.tolist(), precision)
+        for column in (
+            train.text,
+            test.text,
+            triplets.anchor,
+            triplets.paraphrase,
+            triplets.distractor,
+        )
+    ]
     rows, predictions = [], {}
     for i, pooling in enumerate(FourPoolings.names):
         x_train, x_test, *sides = (
             part[:, i * model.config.hidden_size :][:, : model.config.hidden_size] for part in parts
         )
-        scores = {"triplets right": (*wilson(triplet_hits(*sides).sum(), len(triplets)), len(triplets))}
-        for task, metric, score in [("domain", "accuracy", accuracy_of), ("sentiment", "macro F1", None)]:
+        scores = {
+            "triplets right": (*wilson(triplet_hits(*sides).sum(), len(triplets)), len(triplets))
+        }
+        for task, metric, score in [
+            ("domain", "accuracy", accuracy_of),
+            ("sentiment", "macro F1", None),
+        ]:
             predicted = predictions[pooling, task] = probe(x_train, train[task], x_test)
             options = {"score": score} if score else {}
-            scores[f"{task} {metric}"] = (*bootstrap_score(test[task], predicted, **options), len(test))
-        rows += [{"pooling": pooling, "metric": metric, "value": v, "low": low, "high": high, "n": n}
-                 for metric, (v, low, high, n) in scores.items()]  # fmt: skip
+            scores[f"{task} {metric}"] = (
+                *bootstrap_score(test[task], predicted, **options),
+                len(test),
+            )
+        rows += [
+            {"pooling": pooling, "metric": metric, "value": v, "low": low, "high": high, "n": n}
+            for metric, (v, low, high, n) in scores.items()
+        ]
     return pd.DataFrame(rows), predictions, test
 
 
 def _padding_run(backbone, seed, scale, how):
-    """Is a sentence's embedding in a padded batch of 32 the one it has alone? Cosines between the two, in float32."""
+    """Is a sentence's embedding in a padded batch of 32 the one it has alone? Cosines between the
+    two, in float32.
+    """
     encoder = FourPoolings(*load_backbone(backbone))
     size, i = encoder.backbone.config.hidden_size, FourPoolings.names.index(how)
     corpus = load_rated_sentences()
-    sentences = corpus[corpus.split == "test"].text.sample(512 if scale == "full" else 64, random_state=seed).tolist()
+    sentences = (
+        corpus[corpus.split == "test"]
+        .text.sample(512 if scale == "full" else 64, random_state=seed)
+        .tolist()
+    )
     batched = naive_encode(encoder, sentences, "float32")[:, i * size :][:, :size]
     alone = np.concatenate([encoder.encode([s])[:, i * size :][:, :size] for s in sentences])
-    cosine = (batched * alone).sum(1) / np.linalg.norm(batched, axis=1) / np.linalg.norm(alone, axis=1)
+    cosine = (
+        (batched * alone).sum(1) / np.linalg.norm(batched, axis=1) / np.linalg.norm(alone, axis=1)
+    )
     cut = np.mean([len(ids) >= encoder.max_length for ids in encoder.tokenize(sentences)[0]])
     return len(sentences), {
         "cosine to alone, lowest": cosine.min(),
@@ -107,7 +146,9 @@ def _padding_run(backbone, seed, scale, how):
 
 
 def _choices_run(backbone, seed, scale, weights):
-    table, _, _ = choices(backbone, n_test=None if scale == "full" else 1500, weights=weights, seed=seed)
+    table, _, _ = choices(
+        backbone, n_test=None if scale == "full" else 1500, weights=weights, seed=seed
+    )
     metrics = {}
     for row in table.itertuples():
         name = f"{row.pooling}, {row.metric}"
@@ -123,11 +164,16 @@ class UncertaintyWeighted(MultiTaskModel):
         self.log_variance = torch.nn.ParameterDict({name: torch.zeros(()) for name in self.tasks})
 
     def total_loss(self, losses):
-        return sum(value * (-self.log_variance[name]).exp() + self.log_variance[name] for name, value in losses.items())
+        return sum(
+            value * (-self.log_variance[name]).exp() + self.log_variance[name]
+            for name, value in losses.items()
+        )
 
 
 def _combination_run(backbone, seed, scale, how, n=1500, epochs=2):
-    """One way of training both tasks, all on the same 1,500 sentences and the same number of steps for each task."""
+    """One way of training both tasks, all on the same 1,500 sentences and the same number of steps
+    for each task.
+    """
     corpus = load_rated_sentences()
     train = corpus[corpus.split == "train"].sample(n if scale == "full" else 300, random_state=seed)
     model = new_model(backbone, seed=seed, **({"sentiment": how} if isinstance(how, float) else {}))
@@ -141,16 +187,29 @@ def _combination_run(backbone, seed, scale, how, n=1500, epochs=2):
     return len(train), scores_on(model, corpus[corpus.split == "test"])
 
 
-FORGETTING = ("head A frozen", "head A not frozen", "a tenth of the rate", "backbone frozen",
-              "backbone frozen, head trained to the end", "distillation, weight 1",
-              "distillation, weight 0.3", "replay", "L2 to the start", "joint", "joint, head A frozen")  # fmt: skip
+FORGETTING = (
+    "head A frozen",
+    "head A not frozen",
+    "a tenth of the rate",
+    "backbone frozen",
+    "backbone frozen, head trained to the end",
+    "distillation, weight 1",
+    "distillation, weight 0.3",
+    "replay",
+    "L2 to the start",
+    "joint",
+    "joint, head A frozen",
+)
 FORGETTING_HARD = ("head A frozen", "distillation, weight 0.3", "replay", "L2 to the start")
 
 LABELS_RECIPES = {
     "backbone frozen": {"recipe": "backbone frozen"},
     "backbone frozen, regularised": {"recipe": "backbone frozen, regularised"},
     "two-block probe": {"recipe": "two-block probe"},  # C = 0.01 was fixed beforehand
-    "two-block probe, C 0.001": {"recipe": "two-block probe", "c": 1e-3},  # what validation prefers: labels_tuning
+    "two-block probe, C 0.001": {
+        "recipe": "two-block probe",
+        "c": 1e-3,
+    },  # what validation prefers: labels_tuning
     "everything trained": {"recipe": "everything trained"},
 }
 
@@ -163,19 +222,26 @@ RECIPES = {  # for the paper's table, compared on validation: what is learned, a
     "rating, three classes, domain, 5e-05": {"tasks": ALL_THREE, "lr": 5e-5},
 }
 
-DECAYS, RATES, FEW = (1, 0.95, 0.9, 0.8, 0.65), (2e-5, 5e-5, 1e-4, 2e-4, 5e-4), {"n": 200, "epochs": 10}
+DECAYS, RATES, FEW = (
+    (1, 0.95, 0.9, 0.8, 0.65),
+    (2e-5, 5e-5, 1e-4, 2e-4, 5e-4),
+    {"n": 200, "epochs": 10},
+)
 
 # {study: {setting: function(backbone, seed, scale) -> (training sentences, {metric: value})}}
 STUDIES = {
     "padding": {how: partial(_padding_run, how=how) for how in ("mean", "unmasked mean")},
     "choices": {w: partial(_choices_run, weights=w) for w in ("pretrained", "random")},
-    "paper_recipes": {name: partial(training_run, n=4000, asked="valid", **how) for name, how in RECIPES.items()},
+    "paper_recipes": {
+        name: partial(training_run, n=4000, asked="valid", **how) for name, how in RECIPES.items()
+    },
     "paper": {
         "multi-task": partial(training_run, epochs=3),
         "multi-task, rating too": partial(training_run, tasks=ALL_THREE, lr=1e-4),
     },
     "baselines": {
-        name: partial(baseline_run, name=name) for name in ("one human rater", "VADER", "TF-IDF + logistic regression")
+        name: partial(baseline_run, name=name)
+        for name in ("one human rater", "VADER", "TF-IDF + logistic regression")
     },
     "multitask": {
         "joint": partial(training_run, n=3000),
@@ -190,8 +256,12 @@ STUDIES = {
         "domain, then sentiment": partial(_combination_run, how=("domain", "sentiment")),
         "sentiment, then domain": partial(_combination_run, how=("sentiment", "domain")),
     },
-    "untrained": {w: partial(untrained_run, pretrained=w == "pretrained") for w in ("pretrained", "random")},
-    "frozen": {f"{what} frozen": partial(frozen_run, what=what) for what in ("everything", "head A")},
+    "untrained": {
+        w: partial(untrained_run, pretrained=w == "pretrained") for w in ("pretrained", "random")
+    },
+    "frozen": {
+        f"{what} frozen": partial(frozen_run, what=what) for what in ("everything", "head A")
+    },
     "labels": {
         f"{recipe}, {n or 'all'}": partial(labels_run, n=n, **how)
         for n in LABELS
@@ -199,40 +269,69 @@ STUDIES = {
         if n or "regularised" not in recipe
     },
     "labels_tuning": {
-        f"two-block probe, C {c:g}, {n}": partial(labels_run, n=n, recipe="two-block probe", c=c, tuning=True)
+        f"two-block probe, C {c:g}, {n}": partial(
+            labels_run, n=n, recipe="two-block probe", c=c, tuning=True
+        )
         for n in (32, 128, 512)
         for c in (1e-4, 1e-3, 1e-2, 1e-1, 1)
     },
     "forgetting": {how: partial(forgetting_run, how=how) for how in FORGETTING},
-    "forgetting_hard": {how: partial(forgetting_run, how=how, source="movie review") for how in FORGETTING_HARD},
+    "forgetting_hard": {
+        how: partial(forgetting_run, how=how, source="movie review") for how in FORGETTING_HARD
+    },
     "transfer": {
         "probe": partial(transfer_run, recipe="probe"),
-        **{f"one rate, {lr:g}": partial(transfer_run, recipe="full", lr=lr, ratio=1) for lr in (1e-4, 3e-4, 1e-3)},
-        **{f"heads 10 times, {lr:g}": partial(transfer_run, recipe="full", lr=lr) for lr in (1e-4, 3e-4, 1e-3)},
+        **{
+            f"one rate, {lr:g}": partial(transfer_run, recipe="full", lr=lr, ratio=1)
+            for lr in (1e-4, 3e-4, 1e-3)
+        },
+        **{
+            f"heads 10 times, {lr:g}": partial(transfer_run, recipe="full", lr=lr)
+            for lr in (1e-4, 3e-4, 1e-3)
+        },
         "gradual, 0.0003": partial(transfer_run, recipe="gradual"),
         "probe, then full, 0.0003": partial(transfer_run, recipe="probe, then full"),
         "random weights, probe": partial(transfer_run, recipe="probe", pretrained=False),
-        "random weights, heads 10 times, 0.0003": partial(transfer_run, recipe="full", pretrained=False),
+        "random weights, heads 10 times, 0.0003": partial(
+            transfer_run, recipe="full", pretrained=False
+        ),
     },
     "out_of_domain": {
         f"{recipe}, without {domain}": partial(out_of_domain_run, recipe=recipe, held_out=domain)
         for domain in DOMAINS
         for recipe in ("probe", "full", "probe, then full", "decay 0.95", "decay 0.8")
     },
-    "probes": {w: partial(probes_run, pretrained=w == "pretrained") for w in ("pretrained", "random")},
+    "probes": {
+        w: partial(probes_run, pretrained=w == "pretrained") for w in ("pretrained", "random")
+    },
     "layerwise_many": {
-        **{f"decay {d:g}, rate {lr:g}": partial(layerwise_run, decay=d, lr=lr) for d in DECAYS for lr in RATES},
+        **{
+            f"decay {d:g}, rate {lr:g}": partial(layerwise_run, decay=d, lr=lr)
+            for d in DECAYS
+            for lr in RATES
+        },
         **{
             f"upside down, decay {d:g}, rate 0.0002": partial(layerwise_run, decay=d, mirrored=True)
             for d in (0.95, 0.8, 0.65)
         },
-        **{f"gradual, decay {d:g}, rate 0.0002": partial(layerwise_run, decay=d, gradual=True) for d in (1, 0.8)},
-        "decay 0.95, rate 0.0001, heads too": partial(layerwise_run, decay=0.95, lr=1e-4, head_lr=1e-4),
+        **{
+            f"gradual, decay {d:g}, rate 0.0002": partial(layerwise_run, decay=d, gradual=True)
+            for d in (1, 0.8)
+        },
+        "decay 0.95, rate 0.0001, heads too": partial(
+            layerwise_run, decay=0.95, lr=1e-4, head_lr=1e-4
+        ),
     },
     "layerwise_few": {
-        **{f"decay {d:g}, rate {lr:g}": partial(layerwise_run, decay=d, lr=lr, **FEW) for d in DECAYS for lr in RATES},
         **{
-            f"upside down, decay {d:g}, rate 0.0002": partial(layerwise_run, decay=d, mirrored=True, **FEW)
+            f"decay {d:g}, rate {lr:g}": partial(layerwise_run, decay=d, lr=lr, **FEW)
+            for d in DECAYS
+            for lr in RATES
+        },
+        **{
+            f"upside down, decay {d:g}, rate 0.0002": partial(
+                layerwise_run, decay=d, mirrored=True, **FEW
+            )
             for d in (0.95, 0.8, 0.65)
         },
     },
@@ -240,10 +339,19 @@ STUDIES = {
 
 
 def run_study(name, backbone=DEFAULT, seeds=5, scale="full", settings=None):
-    """Run what is missing of a study, one row a metric appended as each run ends; returns all its rows."""
-    finished = set(results.load(name)[["backbone", "setting", "seed"]].itertuples(index=False, name=None))
+    """Run what is missing of a study, one row a metric appended as each run ends; returns all its
+    rows.
+    """
+    finished = set(
+        results.load(name)[["backbone", "setting", "seed"]].itertuples(index=False, name=None)
+    )
     chosen = settings or STUDIES[name]
-    todo = [(setting, seed) for seed in range(seeds) for setting in chosen if (backbone, setting, seed) not in finished]
+    todo = [
+        (setting, seed)
+        for seed in range(seeds)
+        for setting in chosen
+        if (backbone, setting, seed) not in finished
+    ]
     if todo:
         with results.kept(name):  # what cannot be written shows now, and not after an hour
             pass
@@ -274,7 +382,9 @@ def main():
                 seeds = rows[rows.setting == setting].groupby("backbone").seed.nunique().to_dict()
                 print(f"{name:12} {setting:32} seeds: {seeds or 'missing'}")
     else:
-        run_study(arguments.name, arguments.backbone, arguments.seeds, arguments.scale, arguments.settings)
+        run_study(
+            arguments.name, arguments.backbone, arguments.seeds, arguments.scale, arguments.settings
+        )
 
 
 if __name__ == "__main__":

@@ -4,10 +4,18 @@ import subprocess
 import sys
 
 QUESTIONS = (
-    "training", "encoding --repeats 3", "encoding --backbone all-mpnet-base-v2 --repeats 3 --sentences 500", "tasks",
-    "freezing --repeats 3", "freezing --backbone all-mpnet-base-v2 --repeats 3 --sentences 320", "growth --repeats 1",
-    "notebooks --repeats 1", "profile", "profile --backbone all-mpnet-base-v2", "figure",
-)  # fmt: skip
+    "training",
+    "encoding --repeats 3",
+    "encoding --backbone all-mpnet-base-v2 --repeats 3 --sentences 500",
+    "tasks",
+    "freezing --repeats 3",
+    "freezing --backbone all-mpnet-base-v2 --repeats 3 --sentences 320",
+    "growth --repeats 1",
+    "notebooks --repeats 1",
+    "profile",
+    "profile --backbone all-mpnet-base-v2",
+    "figure",
+)
 
 for question in QUESTIONS:
     subprocess.run([sys.executable, "-m", *f"tests.benchmarks.{question}".split()], check=True)

@@ -1,6 +1,8 @@
-"""Encoding real sentences: sentence-transformers, `SentenceEncoder`, and the matrix multiplications alone, as a ceiling.
+"""Encoding real sentences: sentence-transformers, `SentenceEncoder`, and the matrix multiplications
+alone, as a ceiling.
 
-Like with like: in bfloat16 the peer's weights are loaded in bfloat16, which is its quickest way (quicker than autocast).
+Like with like: in bfloat16 the peer's weights are loaded in bfloat16, which is its quickest way
+(quicker than autocast).
 
 python -m tests.benchmarks.encoding [--backbone all-mpnet-base-v2] [--sentences 2000] [--repeats 5]
 """
@@ -31,7 +33,9 @@ def texts(sentences):
 
 def sentence_transformer(precision):
     name = SentenceEncoder.from_pretrained().backbone.name_or_path
-    return SentenceTransformer(name, device="cpu", model_kwargs={"dtype": getattr(torch, precision)})
+    return SentenceTransformer(
+        name, device="cpu", model_kwargs={"dtype": getattr(torch, precision)}
+    )
 
 
 def peer(precision):
@@ -57,13 +61,17 @@ def ours(precision):
 
 
 def ceiling(precision):
-    """The same linear layers on inputs of the same shapes, one after the other, and nothing else."""
+    """The same linear layers on inputs of the same shapes, one after the other, and nothing
+    else.
+    """
 
     def measured(sentences):
         encoder, calls = SentenceEncoder.from_pretrained(), []
         layers = [module for module in encoder.backbone.modules() if isinstance(module, nn.Linear)]
         for layer in layers:
-            layer.register_forward_pre_hook(lambda module, inputs: calls.append((module, tuple(inputs[0].shape))))
+            layer.register_forward_pre_hook(
+                lambda module, inputs: calls.append((module, tuple(inputs[0].shape)))
+            )
         encoder.encode(texts(sentences), precision=precision)
         kind = torch.bfloat16 if HALF[precision] else torch.float32
         weights = {layer: layer.weight.detach().to(kind) for layer in layers}
@@ -80,13 +88,21 @@ def ceiling(precision):
     return measured
 
 
-RUNS = {name: run(precision) for precision in HALF
-        for name, run in ((PEERS[precision], peer), (f"SentenceEncoder, {precision}", ours),
-                          (f"matrix multiplications alone, {precision}", ceiling))}  # fmt: skip
+RUNS = {
+    name: run(precision)
+    for precision in HALF
+    for name, run in (
+        (PEERS[precision], peer),
+        (f"SentenceEncoder, {precision}", ours),
+        (f"matrix multiplications alone, {precision}", ceiling),
+    )
+}
 
 
 def parity(sentences=500):
-    """How far our vectors, and the peer's in bfloat16, are from the peer's in float32, kept in data/results/parity.csv."""
+    """How far our vectors, and the peer's in bfloat16, are from the peer's in float32, kept in
+    data/results/parity.csv.
+    """
     encoder, asked = SentenceEncoder.from_pretrained(), texts(sentences)
     theirs = sentence_transformer("float32").encode(asked, normalize_embeddings=True)
     found = {precision: encoder.encode(asked, precision=precision) for precision in HALF}
@@ -94,7 +110,10 @@ def parity(sentences=500):
     backbone, rows = os.environ.get("MTST_BACKBONE", "all-MiniLM-L6-v2"), []
     for precision, own in found.items():
         own = own.astype("float32") / np.linalg.norm(own.astype("float32"), axis=1, keepdims=True)
-        row = {"largest difference": np.abs(own - theirs).max(), "lowest cosine": (own * theirs).sum(1).min()}
+        row = {
+            "largest difference": np.abs(own - theirs).max(),
+            "lowest cosine": (own * theirs).sum(1).min(),
+        }
         rows.append({"backbone": backbone, "precision": precision, "sentences": sentences} | row)
     print(pd.DataFrame(rows).to_string())
     file = RESULTS / "parity.csv"
@@ -106,10 +125,19 @@ if __name__ == "__main__":
     if "--backbone" in sys.argv:  # the processes that measure must see it, too
         os.environ["MTST_BACKBONE"] = sys.argv.pop(sys.argv.index("--backbone") + 1)
         sys.argv.remove("--backbone")
-    if not has_bfloat16(torch.device("cpu")):  # the rows would be replaced by ones that say nothing about bfloat16
+    if not has_bfloat16(
+        torch.device("cpu")
+    ):  # the rows would be replaced by ones that say nothing about bfloat16
         print("Not measured: this processor has no bfloat16 arithmetic")
         sys.exit()
     question = f"encoding, {os.environ.get('MTST_BACKBONE', 'all-MiniLM-L6-v2')}"
-    compare(question, "tests.benchmarks.encoding", RUNS, lambda name: PEERS[name.rpartition(" ")[2]], 2000, __doc__)
+    compare(
+        question,
+        "tests.benchmarks.encoding",
+        RUNS,
+        lambda name: PEERS[name.rpartition(" ")[2]],
+        2000,
+        __doc__,
+    )
     if "--only" not in sys.argv:
         parity()

@@ -1,4 +1,5 @@
-"""The committed benchmarks as one figure of ratios, data/benchmarks.png, and README's sentence on encoding.
+"""The committed benchmarks as one figure of ratios, data/benchmarks.png, and README's sentence on
+encoding.
 
 python -m tests.benchmarks.figure
 """
@@ -18,28 +19,51 @@ README = Path(__file__).parent.parent.parent / "README.md"
 MODELS = {"MiniLM": "all-MiniLM-L6-v2", "MPNet": "all-mpnet-base-v2"}
 PARTS = ("top 4 blocks", "top block", "top 2 blocks", "alone")
 # label: (question, ours, peer). Rows without committed runs are left out.
-ROWS = {
-    f"{short}: encoding, both {kind}, against sentence-transformers": (
-        f"encoding, {name}", f"SentenceEncoder, {kind}", peer)
-    for short, name in MODELS.items() for kind, peer in PEERS.items()
-} | {
-    f"MiniLM: training everything, against HF Trainer {how}": (
-        "one epoch, everything trainable", "fit", f"HF Trainer, {how}")
-    for how in ("plain", "best")
-} | {
-    f"{short}: training heads {'+ ' * (part != 'alone')}{part}, against HF Trainer": (
-        f"one epoch with a part frozen, {name}", f"heads {'+ ' * (part != 'alone')}{part}, with the cache filled",
-        f"heads {'+ ' * (part != 'alone')}{part}, HF Trainer")
-    for short, name in MODELS.items() for part in PARTS
-} | {
-    "MiniLM: one encoder with two heads, against two models": ("both tasks answered", "one encoder, two heads", "two models")
-}  # fmt: skip
+ROWS = (
+    {
+        f"{short}: encoding, both {kind}, against sentence-transformers": (
+            f"encoding, {name}",
+            f"SentenceEncoder, {kind}",
+            peer,
+        )
+        for short, name in MODELS.items()
+        for kind, peer in PEERS.items()
+    }
+    | {
+        f"MiniLM: training everything, against HF Trainer {how}": (
+            "one epoch, everything trainable",
+            "fit",
+            f"HF Trainer, {how}",
+        )
+        for how in ("plain", "best")
+    }
+    | {
+        f"{short}: training heads {'+ ' * (part != 'alone')}{part}, against HF Trainer": (
+            f"one epoch with a part frozen, {name}",
+            f"heads {'+ ' * (part != 'alone')}{part}, with the cache filled",
+            f"heads {'+ ' * (part != 'alone')}{part}, HF Trainer",
+        )
+        for short, name in MODELS.items()
+        for part in PARTS
+    }
+    | {
+        "MiniLM: one encoder with two heads, against two models": (
+            "both tasks answered",
+            "one encoder, two heads",
+            "two models",
+        )
+    }
+)
 
 
 def ratios():
-    """One row a comparison: median, lowest and highest ratio over repeats, each within one repeat."""
+    """One row a comparison: median, lowest and highest ratio over repeats, each within one
+    repeat.
+    """
     rows = pd.read_csv(RESULTS / "benchmarks.csv")
-    seconds = (rows.seconds / rows.sentences).groupby([rows.question, rows.run, rows.repeat]).first()
+    seconds = (
+        (rows.seconds / rows.sentences).groupby([rows.question, rows.run, rows.repeat]).first()
+    )
     table = {}
     for label, (question, ours, peer) in ROWS.items():
         if (question, ours) in seconds.index and (question, peer) in seconds.index:
@@ -49,22 +73,36 @@ def ratios():
 
 
 def sentence(table):
-    """What README says of encoding, number by number from the ratios; nothing of what was not measured."""
+    """What README says of encoding, number by number from the ratios; nothing of what was not
+    measured.
+    """
     said = []
     for kind in PEERS:
-        rows = {short: f"{short}: encoding, both {kind}, against sentence-transformers" for short in MODELS}
-        parts = [f"{table.effect[row]:.1f} ({short}, {table.low[row]:.2f} to {table.high[row]:.2f})"
-                 for short, row in rows.items() if row in table.index]  # fmt: skip
+        rows = {
+            short: f"{short}: encoding, both {kind}, against sentence-transformers"
+            for short in MODELS
+        }
+        parts = [
+            f"{table.effect[row]:.1f} ({short}, {table.low[row]:.2f} to {table.high[row]:.2f})"
+            for short, row in rows.items()
+            if row in table.index
+        ]
         said += [f"{' and '.join(parts)} in {kind}"] if parts else []
     return (
-        f"Beside sentence-transformers at the same precision, encoding is faster by a factor of {', of '.join(said)}."
+        f"Beside sentence-transformers at the same precision, encoding is faster by a "
+        f"factor of {', of '.join(said)}."
     )
 
 
 def main():
     table = ratios()
     README.write_text(
-        re.sub(r"^Beside sentence-transformers .*$", sentence(table), README.read_text(), flags=re.MULTILINE)
+        re.sub(
+            r"^Beside sentence-transformers .*$",
+            sentence(table),
+            README.read_text(),
+            flags=re.MULTILINE,
+        )
     )
     axes = plots.forest(
         table,
@@ -75,7 +113,9 @@ def main():
     axes.set_xticklabels(["1", "1.5", "2", "4", "10", "50", "200"])
     axes.minorticks_off()
     for height, (_, row) in zip(axes.get_yticks(), table.iterrows(), strict=True):
-        axes.annotate(f"{row.effect:.3g}", (row.high, height), (8, -4), textcoords="offset points", fontsize=9)
+        axes.annotate(
+            f"{row.effect:.3g}", (row.high, height), (8, -4), textcoords="offset points", fontsize=9
+        )
     axes.axvline(1, color="black", linewidth=1)
     axes.figure.savefig(DATA / "benchmarks.png", dpi=100, bbox_inches="tight")
     plt.close(axes.figure)

@@ -1,4 +1,5 @@
-"""One epoch with a part of the backbone frozen: HF Trainer at its best, `fit` without the frozen-prefix cache, and with it.
+"""One epoch with a part of the backbone frozen: HF Trainer at its best, `fit` without the
+frozen-prefix cache, and with it.
 
 python -m tests.benchmarks.freezing [--backbone all-mpnet-base-v2]
 """
@@ -32,7 +33,9 @@ class Epochs(TrainerCallback):
 
 
 def epoch(blocks, how, batch_size=32):
-    """Seconds of an epoch: the median of the second, third and fourth, since the first one fills the cache."""
+    """Seconds of an epoch: the median of the second, third and fourth, since the first one fills
+    the cache.
+    """
 
     def measured(sentences):
         model, epochs = new_model(os.environ.get("MTST_BACKBONE")), Epochs()
@@ -45,13 +48,24 @@ def epoch(blocks, how, batch_size=32):
             options = {"batch_size": batch_size, "acceleration": how == FILLED, "progress": False}
             mtst.fit(model, frame, epochs=4, callbacks=[epochs], **options)
         ends = [*epochs.starts[1:], time.perf_counter()]
-        return statistics.median(end - start for start, end in list(zip(epochs.starts, ends, strict=True))[1:])
+        return statistics.median(
+            end - start for start, end in list(zip(epochs.starts, ends, strict=True))[1:]
+        )
 
     return measured
 
 
-PARTS = {"heads alone": 0, "heads + top block": 1, "heads + top 2 blocks": 2, "heads + top 4 blocks": 4}
-RUNS = {f"{name}, {how}": epoch(blocks, how) for name, blocks in PARTS.items() for how in (PEER, WITHOUT, FILLED)}
+PARTS = {
+    "heads alone": 0,
+    "heads + top block": 1,
+    "heads + top 2 blocks": 2,
+    "heads + top 4 blocks": 4,
+}
+RUNS = {
+    f"{name}, {how}": epoch(blocks, how)
+    for name, blocks in PARTS.items()
+    for how in (PEER, WITHOUT, FILLED)
+}
 RUNS |= {f"heads alone in batches of 128, {how}": epoch(0, how, 128) for how in (WITHOUT, FILLED)}
 RUNS["everything"] = epoch(None, WITHOUT)
 
@@ -65,5 +79,7 @@ if __name__ == "__main__":
     if "--backbone" in sys.argv:  # the processes that measure must see it, too
         os.environ["MTST_BACKBONE"] = sys.argv.pop(sys.argv.index("--backbone") + 1)
         sys.argv.remove("--backbone")
-    question = f"one epoch with a part frozen, {os.environ.get('MTST_BACKBONE', 'all-MiniLM-L6-v2')}"
+    question = (
+        f"one epoch with a part frozen, {os.environ.get('MTST_BACKBONE', 'all-MiniLM-L6-v2')}"
+    )
     compare(question, "tests.benchmarks.freezing", RUNS, peer, 640, __doc__)

@@ -1,4 +1,6 @@
-"""How encoding grows: 1,000, 10,000 and 100,000 sentences. Time is linear, memory flat. python -m tests.benchmarks.growth"""
+"""How encoding grows: 1,000, 10,000 and 100,000 sentences. Time is linear, memory flat. python -m
+tests.benchmarks.growth
+"""
 
 import time
 
@@ -20,5 +22,14 @@ def encode(count):
 
 
 if __name__ == "__main__":
-    runs = {f"a thousand of {count:,} sentences": encode(count) for count in (1_000, 10_000, 100_000)}
-    compare("how encoding grows", "tests.benchmarks.growth", runs, "a thousand of 1,000 sentences", 1000, __doc__)
+    runs = {
+        f"a thousand of {count:,} sentences": encode(count) for count in (1_000, 10_000, 100_000)
+    }
+    compare(
+        "how encoding grows",
+        "tests.benchmarks.growth",
+        runs,
+        "a thousand of 1,000 sentences",
+        1000,
+        __doc__,
+    )

@@ -1,4 +1,6 @@
-"""Each notebook's whole run: seconds and peak memory, its kernel's included. python -m tests.benchmarks.notebooks --repeats 1"""
+"""Each notebook's whole run: seconds and peak memory, its kernel's included. python -m
+tests.benchmarks.notebooks --repeats 1
+"""
 
 import time
 from pathlib import Path
@@ -14,7 +16,9 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 def execute(path):
     def measured(_):
         started = time.perf_counter()
-        NotebookClient(nbformat.read(path, 4), timeout=900, resources={"metadata": {"path": str(FOLDER)}}).execute()
+        NotebookClient(
+            nbformat.read(path, 4), timeout=900, resources={"metadata": {"path": str(FOLDER)}}
+        ).execute()
         return time.perf_counter() - started
 
     return measured

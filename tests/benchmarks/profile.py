@@ -1,4 +1,5 @@
-"""Where the time goes in encoding and in training: shares of the operators' own time, kept in data/results/profiles.csv.
+"""Where the time goes in encoding and in training: shares of the operators' own time, kept in
+data/results/profiles.csv.
 
 python -m tests.benchmarks.profile [--backbone all-mpnet-base-v2]
 """
@@ -32,7 +33,9 @@ def shares(recorded):
     own = {event.key: event.self_cpu_time_total for event in recorded.key_averages()}
     table = dict.fromkeys([*PARTS, "all else"], 0.0)
     for name, time in own.items():
-        part = next((part for part, pattern in PARTS.items() if re.search(pattern, name)), "all else")
+        part = next(
+            (part for part, pattern in PARTS.items() if re.search(pattern, name)), "all else"
+        )
         table[part] += time / sum(own.values())
     return table
 
@@ -52,13 +55,23 @@ def training(backbone):
     class Watch:
         def __init__(self):
             steps = schedule(wait=WARM - 1, warmup=1, active=WATCHED, repeat=1)
-            self.recorder = profile(activities=[ProfilerActivity.CPU], schedule=steps, on_trace_ready=found.append)
+            self.recorder = profile(
+                activities=[ProfilerActivity.CPU], schedule=steps, on_trace_ready=found.append
+            )
 
-        def on_start(self, run):  # a hook of the optimizer: a callback after each step would cost time of its own
+        def on_start(
+            self, run
+        ):  # a hook of the optimizer: a callback after each step would cost time of its own
             self.recorder.start()
             run.optimizer.register_step_post_hook(lambda *_: self.recorder.step())
 
-    mtst.fit(model, split("train", 32 * (WARM + WATCHED + 1)), epochs=1, callbacks=[Watch()], progress=False)
+    mtst.fit(
+        model,
+        split("train", 32 * (WARM + WATCHED + 1)),
+        epochs=1,
+        callbacks=[Watch()],
+        progress=False,
+    )
     return shares(found[0])
 
 
@@ -70,7 +83,11 @@ def main():
     tables["training everything"] = training(backbone)
     table = pd.DataFrame(tables)
     print(f"{backbone}, {machine()}\n{(100 * table).round(1).to_string()}")
-    rows = table.rename_axis("part").reset_index().melt("part", var_name="question", value_name="share")
+    rows = (
+        table.rename_axis("part")
+        .reset_index()
+        .melt("part", var_name="question", value_name="share")
+    )
     path = RESULTS / "profiles.csv"
     old = pd.read_csv(path).query("backbone != @backbone") if path.is_file() else None
     rows = rows.assign(backbone=backbone, machine=machine(), threads=torch.get_num_threads())

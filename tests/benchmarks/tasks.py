@@ -1,4 +1,6 @@
-"""What does a second task cost? `python -m tests.benchmarks.tasks`: one encoder with two heads, against a model per task."""
+"""What does a second task cost? `python -m tests.benchmarks.tasks`: one encoder with two heads,
+against a model per task.
+"""
 
 import time
 

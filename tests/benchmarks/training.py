@@ -1,4 +1,5 @@
-"""One training epoch, everything trainable: HF Trainer plain and at its best, and `fit`. Same model, data, batch, rates.
+"""One training epoch, everything trainable: HF Trainer plain and at its best, and `fit`. Same
+model, data, batch, rates.
 
 python -m tests.benchmarks.training [--sentences 1920] [--repeats 5]
 """
@@ -44,18 +45,33 @@ def trainer(frame, best, model=None, epochs=1, callbacks=()):
         for i, row in enumerate(frame.ids)
     ]
     optimizer = (
-        default_optimizer(model) if best else torch.optim.AdamW(default_optimizer(model).param_groups, foreach=True)
+        default_optimizer(model)
+        if best
+        else torch.optim.AdamW(default_optimizer(model).param_groups, foreach=True)
     )
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
-            folder, num_train_epochs=epochs, per_device_train_batch_size=32, report_to="none", save_strategy="no",
-            logging_strategy="no", disable_tqdm=True, remove_unused_columns=False, use_cpu=not torch.cuda.is_available(),
+            folder,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=32,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            use_cpu=not torch.cuda.is_available(),
             bf16=best and has_bfloat16(torch.device("cpu")),
-            train_sampling_strategy="group_by_length" if best else "random", seed=0,
-        )  # fmt: skip
+            train_sampling_strategy="group_by_length" if best else "random",
+            seed=0,
+        )
         schedule = mtst.warmup_linear(optimizer, epochs * -(-len(data) // 32))
         Trainer(
-            model, settings, model.collate, data, optimizers=(optimizer, schedule), callbacks=list(callbacks)
+            model,
+            settings,
+            model.collate,
+            data,
+            optimizers=(optimizer, schedule),
+            callbacks=list(callbacks),
         ).train()
     return time.perf_counter() - started
 
@@ -79,4 +95,11 @@ RUNS = {
 }
 
 if __name__ == "__main__":
-    compare("one epoch, everything trainable", "tests.benchmarks.training", RUNS, "HF Trainer, best", 1920, __doc__)
+    compare(
+        "one epoch, everything trainable",
+        "tests.benchmarks.training",
+        RUNS,
+        "HF Trainer, best",
+        1920,
+        __doc__,
+    )
