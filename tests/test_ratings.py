@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mtst_utils.experiments import multi_task
+from mtst_utils.experiments import multi_task, studies, transfer
 from mtst_utils.experiments.corpora import SENTIMENTS, load_rated_sentences
 from mtst_utils.experiments.ratings import CENTERS, STEPS, expected_rating, rating_step
 from mtst_utils.multitask import Task
@@ -55,3 +55,22 @@ def test_a_learned_rating_is_what_the_papers_figures_are_of():
     assert scores["valid, sentiment accuracy"] == pytest.approx(
         (rows.sentiment == "negative").mean()
     )
+
+
+def test_a_rating_learned_as_a_number_is_what_the_papers_figures_are_of():
+    run = studies.STUDIES["paper_recipes"]["rating as a number, three classes, domain"]
+    _, scores = run(None, 0, "quick", n=64, epochs=1)
+    steps = studies.STUDIES["paper_recipes"]["rating, three classes, domain"]
+    _, expected = steps(None, 0, "quick", n=64, epochs=1)
+    assert set(expected) - set(scores) == {
+        "valid, rating step accuracy",
+        "valid, rating step macro F1",
+    }
+    assert set(scores) <= set(expected)
+    model = transfer.new_model(tasks=("rating", "sentiment"))
+    rows = load_rated_sentences().query("split == 'valid'")[:200]
+    said = model.probabilities(rows.text)["rating"][:, 0]
+    table = multi_task.paper_scores(said, rows.rating, rows.domain)
+    found = multi_task.scores_on(model, rows)
+    for domain in table.index:
+        assert found[f"{domain}, r"] == pytest.approx(table.loc[domain, "r"], abs=1e-3)

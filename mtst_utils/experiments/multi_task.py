@@ -30,12 +30,16 @@ def scores_on(model, test, prefix=""):
     probabilities = model.probabilities(test.text)
     metrics, predicted = {}, {}
     for name, probability in probabilities.items():
+        if name == "rating":
+            continue  # a number: its figures are the paper's
         predicted[name] = np.array(model.tasks[name].labels)[probability.argmax(1)]
         metrics[f"{name} accuracy"] = (predicted[name] == test[name]).mean()
         metrics[f"{name} macro F1"] = f1_score(test[name], predicted[name], average="macro")
     score = sentiment_score(probabilities["sentiment"]) if "sentiment" in probabilities else None
     if "rating step" in probabilities:  # what is asked for itself, and not a stand-in
         score = expected_rating(probabilities["rating step"])
+    if "rating" in probabilities:
+        score = probabilities["rating"][:, 0]
     if score is not None:
         three = predicted.get("sentiment", three_class(score))
         metrics |= per_domain(

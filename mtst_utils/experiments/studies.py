@@ -218,6 +218,7 @@ RECIPES = {  # for the paper's table, compared on validation: what is learned, a
     "three classes": {"tasks": ("sentiment",)},
     "three classes, domain": {"tasks": ("domain", "sentiment")},
     "rating, three classes, domain": {"tasks": ALL_THREE},
+    "rating as a number, three classes, domain": {"tasks": ("domain", "sentiment", "rating")},
     "rating, three classes, domain, 0.0001": {"tasks": ALL_THREE, "lr": 1e-4},
     "rating, three classes, domain, 5e-05": {"tasks": ALL_THREE, "lr": 5e-5},
 }

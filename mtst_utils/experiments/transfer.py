@@ -24,7 +24,7 @@ from mtst_utils.experiments.probes import logistic_regression, regularised_probe
 from mtst_utils.experiments.ratings import STEPS
 from mtst_utils.freezing import freeze, unfreeze
 from mtst_utils.learning_rates import layerwise_lr_groups
-from mtst_utils.multitask import MultiTaskModel, Task
+from mtst_utils.multitask import MultiTaskModel, RegressionTask, Task
 from mtst_utils.pooling import masked_mean
 from mtst_utils.precision import autocast
 from mtst_utils.training import fit, seed_everything
@@ -41,9 +41,13 @@ def new_model(backbone=None, tasks=("domain", "sentiment"), seed=0, pretrained=T
     encoder = SentenceEncoder.from_pretrained(backbone)
     if not pretrained:
         encoder.backbone = untrained_twin(encoder.backbone)
-    return MultiTaskModel(
-        encoder, [Task(name, labels[name], weights.get(name, 1.0)) for name in tasks]
-    )
+    made = [
+        RegressionTask(name, weights.get(name, 1.0))
+        if name == "rating"
+        else Task(name, labels[name], weights.get(name, 1.0))
+        for name in tasks
+    ]
+    return MultiTaskModel(encoder, made)
 
 
 def split(name, n=None, seed=0):
