@@ -552,3 +552,9 @@ def test_distillation_keeps_a_tasks_answers(tiny):
     moved = learner(*inputs, labels)
     assert moved.losses["keep domain"] > 1e-4
     assert moved.loss.item() == pytest.approx(sum(moved.losses.values()).item())
+
+
+def test_balanced_log_loss():
+    truth, probability = np.array([0, 0, 0, 1]), np.array([[0.5, 0.5]] * 3 + [[0.75, 0.25]])
+    expected = (np.log(2) + np.log(4)) / 2
+    assert common.balanced_log_loss(truth, probability) == pytest.approx(expected)

@@ -196,8 +196,7 @@ def quality(truth: np.ndarray, probability: np.ndarray, by: str) -> float:
     if by == "macro F1":
         guess, classes = probability.argmax(1), range(probability.shape[1])
         return f1_score(truth, guess, labels=classes, average="macro", zero_division=0)
-    surprise = -np.log(probability[np.arange(len(truth)), truth])
-    return -float(pd.Series(surprise).groupby(truth).mean().mean())
+    return -common.balanced_log_loss(truth, probability)
 
 
 def candidates(layers: int, space: str) -> list[tuple[int, ...]]:
