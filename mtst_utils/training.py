@@ -30,6 +30,8 @@ from mtst_utils.multitask import MultiTaskOutput
 from mtst_utils.precision import autocast
 from mtst_utils.processes import Processes
 
+TOTAL = ""  # the name of the total among the losses: no task can be called that
+
 
 def fit(
     model,
@@ -111,7 +113,7 @@ def step(run: "Run", batch: Batch) -> None:
     for part in batch.parts:
         output = run.forward(part)
         losses, loss = run.share_of_batch(output, part, batch)
-        for name, value in {"loss": loss, **losses}.items():
+        for name, value in {TOTAL: loss, **losses}.items():
             totals[name] = totals.get(name, 0) + value.detach()
         if run.learning:
             run.processes.backward(run.module, loss, is_last_part=part is batch.parts[-1])
@@ -227,7 +229,8 @@ class Run:
         numbers = dict(zip(values, means, strict=True))
         for name, value in reversed(numbers.items()):  # the tasks' before their sum
             if not math.isfinite(value):
-                what = f"the loss of task {name!r}" if name in self.model.tasks else f"the {name}"
+                what = "the total loss" if name == TOTAL else f"the {name}"
+                what = f"the loss of task {name!r}" if name in self.model.tasks else what
                 raise FloatingPointError(
                     f"step {self.step + 1} of {self.total_steps}: {what} is {value}. The model is "
                     "as before this step. Try a smaller learning rate, precision='float32', or "
@@ -243,11 +246,11 @@ class Run:
     def record(self, losses: Mapping[str, float]) -> None:
         """One more row of the history."""
         self.step += 1
-        row = {"step": self.step, "epoch": self.epoch, "loss": losses["loss"]}
-        row |= {f"{name} loss": value for name, value in losses.items() if name != "loss"}
+        row = {"step": self.step, "epoch": self.epoch, "loss": losses[TOTAL]}
+        row |= {f"{name} loss": value for name, value in losses.items() if name != TOTAL}
         self.history.append(row | {"lr": self.optimizer.param_groups[-1]["lr"]})
         self.progress.update()
-        shown = {name: f"{value:.3f}" for name, value in losses.items() if name != "loss"}
+        shown = {name: f"{value:.3f}" for name, value in losses.items() if name != TOTAL}
         self.progress.set_postfix(shown, refresh=False)
 
     def validate(self, valid: pd.DataFrame) -> None:

@@ -351,7 +351,7 @@ def test_processes_record_the_mean_of_their_losses():
         run.show_progress(False)
         for _ in range(2):
             losses = {
-                "loss": torch.tensor(3.0),
+                training.TOTAL: torch.tensor(3.0),
                 "animal": torch.tensor(1.0),
                 "letter": torch.tensor(2.0),
             }

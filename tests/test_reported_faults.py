@@ -155,7 +155,7 @@ def test_by_must_be_a_column():
         mtst.evaluate(small.model(), FRAME, by="source")
 
 
-def test_a_task_called_valid():
+def test_tasks_called_valid_and_loss():
     mtst.seed_everything(0)
     tasks = [mtst.Task("valid", ("b", "c")), mtst.Task("loss", ("cat", "other"))]
     model = mtst.MultiTaskModel(small.model().encoder, tasks)
@@ -164,6 +164,7 @@ def test_a_task_called_valid():
     history = mtst.fit(model, frame, frame, **OPTIONS)
     assert history.epochs.step.tolist() == [8, 16]
     assert history["valid loss"].notna().all()  # the loss of task "valid", of every step
+    assert np.allclose(history["loss"], history["valid loss"] + history["loss loss"])
 
 
 def test_interrupts_in_a_callback_leave_no_autocast():
