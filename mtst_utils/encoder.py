@@ -157,7 +157,7 @@ class SentenceEncoder(nn.Module):
         if isinstance(sentences, str):
             return self.encode([sentences], token_budget=token_budget, precision=precision)[0]
         sentences = checked_sentences(sentences)
-        embeddings = np.empty((len(sentences), self.dimension), np.float32)
+        embeddings: np.ndarray = np.empty((len(sentences), self.dimension), np.float32)
         for rows, pooled in self.run_batches(self, sentences, precision, token_budget, progress):
             embeddings[rows] = pooled.float().cpu().numpy()
         return embeddings

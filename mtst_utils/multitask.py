@@ -359,7 +359,7 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
         From one pass of `forward` for all tasks.
         """
         sentences = checked_sentences(sentences)
-        found = {
+        found: dict[str, np.ndarray] = {
             name: np.empty((len(sentences), task.outputs), np.float32)
             for name, task in self.tasks.items()
         }

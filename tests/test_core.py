@@ -120,15 +120,7 @@ def test_the_examples_of_the_packages_readme_run(monkeypatch, capsys):
 
 
 def test_mypy():
-    command = [
-        sys.executable,
-        "-m",
-        "mypy",
-        "--follow-imports",
-        "silent",
-        "--cache-dir",
-        os.devnull,
-    ]
+    command = [sys.executable, "-m", "mypy", "--follow-imports", "skip", "--cache-dir", os.devnull]
     done = subprocess.run([*command, *map(str, FILES)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 
