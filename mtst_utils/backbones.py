@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants, get_session, snapshot_download
+from huggingface_hub.utils import build_hf_headers
 from transformers import (
     MODEL_MAPPING,
     AutoConfig,
@@ -33,7 +34,13 @@ WAYS = (
 
 
 def load_backbone(
-    name: str | os.PathLike | None = None, *, revision: str | None = None
+    name: str | os.PathLike | None = None,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+    subfolder: str = "",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a pretrained encoder and its tokenizer, in float32 and in eval mode.
 
@@ -41,17 +48,21 @@ def load_backbone(
         "all-mpnet-base-v2", "paraphrase-mpnet-base-v2", any hub id, or a local folder.
     revision: a hub commit, branch or tag; with it, the weights come from the hub even if a package
         holds them.
+    token, cache_dir, local_files_only: as huggingface_hub has them, for every request to the hub.
+    subfolder: where in the repository or the folder the model is.
     Returns (model, tokenizer). The model has no pooling layer, since a sentence's vector is pooled
     outside it, and its attribute `source` says where the weights came from, commit included.
-    Only safetensors are read, and no remote code is run. Raises BackboneNotAvailable; never loads
-    another model instead. Taught in notebook 01, section 1.
+    Only safetensors are read, and no remote code is run. Raises BackboneNotAvailable, also for a
+    model that is no encoder; never loads another model instead. Taught in notebook 01, section 1.
     """
     name = (os.environ.get("MTST_BACKBONE") or DEFAULT) if name is None else name
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(f"name must be a string or a path, not {type(name).__name__}")
     if not os.fspath(name):
         raise BackboneNotAvailable(f"name is empty. {WAYS}")
-    folder, source = _find(os.fspath(name), revision)
+    name = os.path.expanduser(name)
+    hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    folder, source = _find(name, revision, subfolder, hub)
     if not any(folder.glob("model*.safetensors")):
         raise BackboneNotAvailable(
             f"{name}: no model.safetensors in {folder} (other weight formats are not read). {WAYS}"
@@ -80,9 +91,32 @@ def load_backbone(
         raise BackboneNotAvailable(
             f"{name}: {folder} lacks {len(missing)} of the model's tensors, first {missing[0]!r}"
         )
+    if not _is_encoder(model.eval()):
+        raise BackboneNotAvailable(
+            f"{name}: {type(model).__name__} is no encoder, which from token ids alone gives every "
+            "token a vector that depends on all the others, as BERT, RoBERTa or MPNet do (GPT-2 "
+            f"reads from left to right, T5 also writes, CLIP also needs pictures). {WAYS}"
+        )
     use_quick_dropout(model)
     model.source = source
     return model.eval(), tokenizer
+
+
+def is_known_by_a_short_name(backbone: PreTrainedModel) -> bool:
+    """Is it one of SHORT_NAMES, from a package or the hub?"""
+    source = backbone.source.partition("@")[0]
+    return any(source in (f"package {n}", f"sentence-transformers/{n}") for n in SHORT_NAMES)
+
+
+def _is_encoder(model: PreTrainedModel) -> bool:
+    """Does the first token's vector depend on the last one? Tried out: no list would be whole."""
+    ids = torch.tensor([[2, 3, 4], [2, 3, 5]])
+    try:
+        with torch.inference_mode():
+            states = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    except Exception:  # it wants something else, or more; each library part says so in its own way
+        return False
+    return not torch.equal(states[0, 0], states[1, 0])
 
 
 def untrained_twin(backbone: PreTrainedModel) -> PreTrainedModel:
@@ -118,7 +152,7 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _find(name: str, revision: str | None) -> tuple[Path, str]:
+def _find(name: str, revision: str | None, subfolder: str, hub: dict) -> tuple[Path, str]:
     """The folder that holds the weights, and where they came from in words."""
     short = name.removeprefix("sentence-transformers/")
     if Path(name).is_dir():
@@ -126,32 +160,37 @@ def _find(name: str, revision: str | None) -> tuple[Path, str]:
             raise BackboneNotAvailable(
                 f"{name} is a local folder: revision={revision!r} names a commit on the hub"
             )
-        return Path(name), f"folder {Path(name).name}"
+        return Path(name, subfolder), f"folder {Path(name).name}"
     if short in SHA256 and revision is None:
         packaged = packaged_folder(short)
         if packaged:
-            return packaged, f"package {short}"
+            return packaged / subfolder, f"package {short}"
     if name.startswith((".", "~", os.sep)) or name.count("/") > 1:
         raise BackboneNotAvailable(f"{name}: no such folder. {WAYS}")
-    return _from_hub(f"sentence-transformers/{short}" if short in SHORT_NAMES else name, revision)
+    hub_id = f"sentence-transformers/{short}" if short in SHORT_NAMES else name
+    return _from_hub(hub_id, revision, subfolder, hub)
 
 
-def _from_hub(hub_id: str, revision: str | None) -> tuple[Path, str]:
+def _from_hub(hub_id: str, revision: str | None, subfolder: str, hub: dict) -> tuple[Path, str]:
     unreachable = None
     try:
         # Any answer will do. Without asking, snapshot_download may retry for 23 s, or wait forever.
-        get_session().head(
-            f"{constants.ENDPOINT}/api/models/{hub_id}", timeout=constants.HF_HUB_ETAG_TIMEOUT
-        )
+        if not hub["local_files_only"]:
+            get_session().head(
+                f"{constants.ENDPOINT}/api/models/{hub_id}",
+                headers=build_hf_headers(token=hub["token"]),
+                timeout=constants.HF_HUB_ETAG_TIMEOUT,
+            )
     except Exception as error:
         unreachable = error
+    inner = f"{subfolder.strip('/')}/" if subfolder else ""
     try:
         folder = snapshot_download(
             hub_id,
             revision=revision,
-            allow_patterns=["*.json", "*.txt", "*.model", "model*.safetensors"],
+            allow_patterns=["*.json", "*.txt", "*.model", f"{inner}model*.safetensors"],
             ignore_patterns=["onnx/*", "openvino/*"],
-            local_files_only=unreachable is not None,
+            **hub | {"local_files_only": hub["local_files_only"] or unreachable is not None},
         )
     except Exception as error:
         # Unknown name or revision, refused, timed out, cut off: the hub client raises many kinds.
@@ -160,4 +199,4 @@ def _from_hub(hub_id: str, revision: str | None) -> tuple[Path, str]:
         raise BackboneNotAvailable(
             f"{hub_id}, revision {revision}: not had from the hub ({reason}). {WAYS}"
         ) from cause
-    return Path(folder), f"{hub_id}@{Path(folder).name}"
+    return Path(folder, subfolder), f"{hub_id}@{Path(folder).name}"

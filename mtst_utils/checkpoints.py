@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mtst_utils import checks
-from mtst_utils.frames import encode_labels
+from mtst_utils.frames import read_frame
 
 SAVE_SECONDS = 20  # written at the end of an epoch, and whenever the last one is older than this
 
@@ -60,8 +60,8 @@ def _hash_of(tensors: dict[str, Tensor]) -> str:
 
 
 def _data_of(model, frame: pd.DataFrame) -> str:
-    text = hashlib.sha256("\0".join(frame["text"]).encode("utf-8", "surrogatepass")).hexdigest()
-    return text + _hash_of(encode_labels(model, frame))
+    labels, sentences = read_frame(model, frame)
+    return hashlib.sha256("\0".join(sentences).encode()).hexdigest() + _hash_of(labels)
 
 
 def _settings_of(callback: object) -> list:

@@ -8,6 +8,9 @@ import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 PACKAGE = Path(__file__).parent
 
@@ -36,6 +39,11 @@ def instance(name: str, value: object, kind: type | tuple[type, ...]) -> None:
             else f"{value!r:.60} of type {type(value).__name__}"
         )
         raise TypeError(f"{name} must be of type {kinds}; got {given}")
+
+
+def plain(value: Any) -> Any:
+    """A scalar of NumPy's as Python's own: a file can hold it. Anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check(kind: type, name: str, value, accepted: str, holds: Callable[..., bool]) -> None:

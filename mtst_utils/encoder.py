@@ -5,23 +5,26 @@ Taught in notebook 01.
 
 import contextlib
 import copy
-import json
-from collections.abc import Iterable, Iterator
+import inspect
+import io
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from sklearn.metrics.pairwise import cosine_similarity
+from tokenizers import normalizers
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mtst_utils import checks
-from mtst_utils.backbones import load_backbone
+from mtst_utils import checks, folders
+from mtst_utils.backbones import is_known_by_a_short_name, load_backbone
 from mtst_utils.pooling import POOLINGS
 from mtst_utils.precision import wants_bfloat16
 
@@ -74,12 +77,7 @@ class SentenceEncoder(nn.Module):
         checks.instance("tokenizer", tokenizer, PreTrainedTokenizerBase)
         if pooling not in list(POOLINGS):
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
-        # RoBERTa and MPNet number positions from padding_idx + 1 on, so that their table holds that
-        # many fewer.
-        positions = getattr(backbone.config, "max_position_embeddings", None) or int(1e9)
-        if backbone.config.model_type in ("roberta", "xlm-roberta", "mpnet"):
-            positions -= vars(backbone.embeddings)["padding_idx"] + 1
-        longest = min(tokenizer.model_max_length, positions)
+        max_length, longest = checks.plain(max_length), _longest(backbone, tokenizer)
         if max_length is not None and not (
             isinstance(max_length, int) and 3 <= max_length <= longest
         ):
@@ -92,23 +90,43 @@ class SentenceEncoder(nn.Module):
         self.max_length = max_length or longest
 
     @classmethod
-    def from_pretrained(cls, name: str | Path | None = None) -> "SentenceEncoder":
-        """Load by name as `load_backbone` does.
+    def from_pretrained(cls, name: str | Path | None = None, **options: Any) -> "SentenceEncoder":
+        """Load by name as `load_backbone` does, with its options (revision, token, ...).
 
-        Pooling and maximum length are those the folder states, else the mean and the model's limit.
-        Embeddings keep their own length (normalize=False) unless `save_pretrained` wrote otherwise.
+        Pooling, maximum length, lower-casing and normalising are those that sentence-transformers'
+        files in the folder state, else the mean and the model's limit. Only of the models that
+        `load_backbone` knows by a short name embeddings keep their own length (normalize=False):
+        heads learn from it. Raises ValueError for a stated module, option or default prompt that is
+        not applied here, by its name.
         """
-        backbone, tokenizer = load_backbone(name)
-        return cls(backbone, tokenizer, **_stated_settings(Path(backbone.name_or_path or "")))
+        backbone, tokenizer = load_backbone(name, **options)
+        stated = folders.read_settings(Path(backbone.name_or_path))
+        if stated.pop("lower_case", False):
+            _lower_casing(tokenizer)
+        if is_known_by_a_short_name(backbone):
+            stated["normalize"] = False
+        if stated.get("max_length"):  # it goes before the tokenizer's own
+            limit = max(tokenizer.model_max_length, stated["max_length"])
+            tokenizer.model_max_length = limit
+            stated["max_length"] = min(stated["max_length"], _longest(backbone, tokenizer))
+        return cls(backbone, tokenizer, **stated)
 
     @property
     def dimension(self) -> int:
         """H, the length of an embedding."""
         return self.backbone.config.hidden_size
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """input_ids and attention_mask [B, T] -> embeddings [B, H]."""
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """input_ids and attention_mask [B, T] -> embeddings [B, H].
+
+        token_type_ids, which a tokenizer gives besides, go to a backbone that takes them.
+        """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None and _takes_token_types(self.backbone):
+            inputs["token_type_ids"] = token_type_ids
+        hidden = self.backbone(**inputs).last_hidden_state
         pooled = POOLINGS[self.pooling](hidden, attention_mask)
         return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
@@ -207,41 +225,11 @@ class SentenceEncoder(nn.Module):
         `sentence_transformers.SentenceTransformer` opens it, too.
         LoRA adapters (`backbone.add_adapter`, peft) are written merged into the weights.
         """
-        folder = Path(folder)
-        for step in ("1_Pooling", "2_Normalize"):  # the second is empty: it has no settings
-            (folder / step).mkdir(parents=True, exist_ok=True)
+        folder = Path(folder).expanduser()
         _merged(self.backbone).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        modes = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
-        steps = [("", "Transformer"), ("1_Pooling", "Pooling")] + [
-            ("2_Normalize", "Normalize")
-        ] * self.normalize
-        files = {
-            "modules.json": [
-                {
-                    "idx": i,
-                    "name": str(i),
-                    "path": path,
-                    "type": f"sentence_transformers.models.{kind}",
-                }
-                for i, (path, kind) in enumerate(steps)
-            ],
-            "1_Pooling/config.json": {
-                "word_embedding_dimension": self.dimension,
-                **{f"pooling_mode_{mode}": name == self.pooling for name, mode in modes.items()},
-            },
-            "sentence_bert_config.json": {
-                "max_seq_length": self.max_length,
-                "do_lower_case": False,
-            },
-            SETTINGS: {
-                "pooling": self.pooling,
-                "normalize": self.normalize,
-                "max_length": self.max_length,
-            },
-        }
-        for name, content in files.items():
-            (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        options = self.pooling, self.normalize, self.max_length
+        folders.write_settings(folder, *options, self.dimension)
 
 
 def _merged(backbone: PreTrainedModel) -> PreTrainedModel:
@@ -258,53 +246,59 @@ def _merged(backbone: PreTrainedModel) -> PreTrainedModel:
     return merged
 
 
-SETTINGS = "sentence_encoder.json"
+def _longest(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The most tokens a sentence may have."""
+    positions = getattr(backbone.config, "max_position_embeddings", None) or int(1e9)
+    # RoBERTa and MPNet number positions from padding_idx + 1 on: their table holds that many fewer.
+    if backbone.config.model_type in ("roberta", "xlm-roberta", "mpnet"):
+        positions -= vars(backbone.embeddings)["padding_idx"] + 1
+    return min(tokenizer.model_max_length, positions)
 
 
-def _stated_settings(folder: Path) -> dict:
-    """SentenceEncoder's options as the folder states them.
+def _takes_token_types(backbone: PreTrainedModel) -> bool:
+    return "token_type_ids" in inspect.signature(backbone.forward).parameters
 
-    In our own file, or in sentence-transformers' files.
-    """
-    if (folder / SETTINGS).is_file():
-        return json.loads((folder / SETTINGS).read_text())
-    settings = {}
-    if (folder / "1_Pooling/config.json").is_file():
-        config = json.loads((folder / "1_Pooling/config.json").read_text())
-        modes = {
-            mode for mode, on in config.items() if mode.startswith("pooling_mode") and on is True
-        }
-        known = {
-            "pooling_mode_mean_tokens": "mean",
-            "pooling_mode_cls_token": "cls",
-            "pooling_mode_max_tokens": "max",
-        }
-        if len(modes) != 1 or not modes <= set(known):
-            raise ValueError(
-                f"{folder}: pooling {sorted(modes)} is not one of {', '.join(POOLINGS)}"
-            )
-        settings["pooling"] = known[modes.pop()]
-    if (folder / "sentence_bert_config.json").is_file():
-        settings["max_length"] = json.loads((folder / "sentence_bert_config.json").read_text()).get(
-            "max_seq_length"
-        )
-    return settings
+
+def _lower_casing(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a tokenizer lower the case first, as sentence-transformers does: saved, it still does."""
+    backend = tokenizer.backend_tokenizer
+    before = [backend.normalizer] if backend.normalizer else []
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
 
 
 def checked_sentences(sentences: Iterable[str], name: str = "sentences") -> list[str]:
-    """The sentences as a list of strings.
+    """The sentences as a list of strings: the one door that all of them go through.
 
-    Raises TypeError that names the position of the first that is not one.
+    Taken is what has an order: a list, a tuple, an array, a Series, a generator. Raises TypeError
+    for other containers and for the first element that is no string, ValueError for the first that
+    holds half a character, each with its position.
     """
-    if isinstance(sentences, (str, bytes, dict)) or not hasattr(sentences, "__iter__"):
+    if isinstance(sentences, pd.DataFrame) or hasattr(sentences, "columns"):
+        raise TypeError(f"{name} must be one column, as frame['text']; got a frame")
+    refused = (str, bytes, bytearray, Mapping, Set, io.IOBase)
+    if isinstance(sentences, refused) or not hasattr(sentences, "__iter__"):
         raise TypeError(f"{name} must be a list of strings; got {type(sentences).__name__}")
     sentences = list(sentences)
     for i, sentence in enumerate(sentences):
         if not isinstance(sentence, str):
             raise TypeError(
-                f"{name}[{i}] must be a string; got {sentence!r} of type {type(sentence).__name__}"
+                f"{name}[{i}] must be a string; got {sentence!r:.60} of type "
+                f"{type(sentence).__name__}"
             )
+        if not sentence.isascii():
+            _check_whole(sentence, f"{name}[{i}]")
     return sentences
+
+
+def _check_whole(sentence: str, place: str) -> None:
+    """Raises ValueError for half an emoji, as is left where a text is cut by UTF-16 units."""
+    try:
+        sentence.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{place} holds half a character, {sentence[error.start]!a}, at its position "
+            f"{error.start}; text.encode(errors='ignore').decode() leaves it out"
+        ) from error
 
 
 def batches_by_tokens(lengths: list[int], token_budget: int) -> list[list[int]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mtst_utils import checks
-from mtst_utils.frames import encode_labels, is_missing
+from mtst_utils.frames import is_missing, read_frame
 
 
 def evaluate(
@@ -24,10 +24,10 @@ def evaluate(
     Raises ValueError as `fit` does, and for a `by` that is no column.
     Taught in notebook 02, section 5.
     """
-    labels = encode_labels(model, frame)
+    labels, sentences = read_frame(model, frame)
     groups = _groups(frame, by)
     rows = []
-    for name, probabilities in model.probabilities(frame["text"], precision).items():
+    for name, probabilities in model.probabilities(sentences, precision).items():
         if name not in labels:
             continue
         task, truth = model.tasks[name], labels[name].numpy()
@@ -45,9 +45,10 @@ def _groups(frame: pd.DataFrame, by: str | None) -> list[tuple[object, np.ndarra
     groups: list[tuple[object, np.ndarray]] = [(None, np.ones(len(frame), bool))]
     if by is None:
         return groups
-    if by not in frame or by == "text":
+    if by not in frame or by in ("text", "task", "n") or frame.columns.tolist().count(by) > 1:
         raise ValueError(
-            f"by must be a column of the frame; got {by!r}, it has {list(frame.columns)}"
+            "by must be a column of the frame, there once, and not called text, task or n; "
+            f"got {by!r}, it has {list(frame.columns)}"
         )
     missing = sum(map(is_missing, frame[by]))
     if missing:

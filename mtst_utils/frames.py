@@ -3,8 +3,7 @@
 Taught in notebook 02, section 5.
 """
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +28,14 @@ def is_missing(label: object) -> bool:
 def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFrame:
     """Your own sentences: a CSV file with one column of text and one column of labels per task.
 
-    text: the name of the text column; tasks: {task name: column of its labels}. An empty label
-    means "not known".
+    text: the name of the text column; tasks: {task name: column of its labels}.
     Returns a frame with the columns text and one per task (None where not known), ready for `fit`.
+    `pandas.read_csv` does the reading, so that .gz, .zip and "~" work, with these choices: every
+    value is a string, as it stands ("NA", "null", "007" are words; only labels lose space at their
+    ends); an empty label means "not known"; UTF-8, with or without a byte order mark; commas;
+    empty lines count for nothing; other columns, also several of one name, are passed over.
+    Refused: a row that is longer or shorter than the header, an empty text, a named column that is
+    not there or there twice, a task called "text", fewer than two labels.
     Raises ValueError, naming the line (the header is line 1) and the column; FileNotFoundError.
     Taught in notebook 02, section 10.
     """
@@ -40,83 +44,97 @@ def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFr
         raise ValueError(
             f"tasks must be a dict {{task name: column}} with at least one task; got {tasks!r}"
         )
+    if "text" in tasks:
+        raise ValueError("tasks: none can be called 'text', the column of the sentences")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
-    rows, lines = _rows_of_csv(path, text, list(tasks.values()))
-    if not rows:
+    table = _table_of_csv(path)
+    header = [] if table.empty else table.iloc[0].tolist()
+    for column in (text, *tasks.values()):
+        _check_column(path.name, column, header)
+    rows = table[1:].dropna(how="all")
+    if rows.empty:
         raise ValueError(f"{path.name} has no rows under its header")
-    frame = pd.DataFrame(rows, columns=["text", *tasks], dtype=object)
-    for line, sentence in zip(lines, frame["text"], strict=True):
-        if not sentence.strip():
-            raise ValueError(f"{path.name}, line {line}, column {text!r}: the text is empty")
+    for row in rows.index[rows.isna().any(axis=1)]:
+        raise ValueError(
+            f"{path.name}, line {_line(table, row)}: the header has {len(header)} columns, "
+            "this row has not. Put quotes around text that holds a comma or a new line"
+        )
+    frame = pd.DataFrame({"text": rows[header.index(text)]}, dtype=object)
+    for row in frame.index[frame.text.str.strip() == ""]:
+        line = _line(table, row)
+        raise ValueError(f"{path.name}, line {line}, column {text!r}: the text is empty")
     for task, column in tasks.items():
+        labels = rows[header.index(column)].str.strip().astype(object)
+        frame[task] = labels.where(labels != "", None)
         if frame[task].nunique() < 2:
             found = sorted(frame[task].dropna().unique())
             raise ValueError(
                 f"{path.name}, column {column!r}: a task needs two different labels or more; "
                 f"found {found}"
             )
-    return frame
+    return frame.reset_index(drop=True)
 
 
-def _rows_of_csv(
-    path: Path, text: str, columns: list[str]
-) -> tuple[list[list[str | None]], list[int]]:
-    """Of every row its text and its labels, and the number of the line on which it ends."""
-    rows, lines = [], []
+def _table_of_csv(path: Path) -> pd.DataFrame:
+    """The header and all rows as strings; NaN is what a row lacks."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            header = reader.fieldnames or []
-            _check_header(path.name, header, [text, *columns])
-            for row in reader:
-                # A field too many comes under the key None, one too few has the value None.
-                if None in row or None in row.values():
-                    raise ValueError(
-                        f"{path.name}, line {reader.line_num}: the header has {len(header)} "
-                        "columns, this row has not. Put quotes around text that holds a comma"
-                    )
-                rows.append([row[text], *(row[column].strip() or None for column in columns)])
-                lines.append(reader.line_num)
+        # Python's engine notices rows that are too short. The header as a row: its names as given.
+        options = {"header": None, "dtype": str, "keep_default_na": False, "engine": "python"}
+        return pd.read_csv(path, encoding="utf-8-sig", skip_blank_lines=False, **options)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path.name} is not UTF-8 (byte {error.start}: {error.reason}); save it as 'CSV UTF-8'"
         ) from error
-    except csv.Error as error:
+    except Exception as error:  # a row too long, an open quote, a damaged archive: many kinds
         raise ValueError(
-            f"{path.name}, near line {reader.line_num + 1}: not a regular CSV ({error})"
+            f"{path.name} is not a regular CSV ({error}). Put quotes around text that holds a comma"
         ) from error
-    return rows, lines
 
 
-def _check_header(name: str, header: Sequence[str], columns: list[str]) -> None:
-    """Raises ValueError for the first of the columns that the header of the file has not."""
-    for column in columns:
-        if column not in header:
-            raise ValueError(
-                f"{name} has no column {column!r}; it has {', '.join(map(repr, header)) or 'none'}"
-            )
+def _line(table: pd.DataFrame, row: int) -> int:
+    """The number of the line on which a row ends, as an editor counts."""
+    return row + 1 + sum(str(value).count("\n") for value in table[: row + 1].to_numpy().flat)
 
 
-def encode_labels(model, frame: pd.DataFrame) -> dict[str, Tensor]:
-    """{task name: its labels as a tensor [N, ...]} for the tasks the frame has a column for.
+def _check_column(place: str, column: str, columns: list) -> None:
+    """Raises ValueError for a column that is not there, or there twice."""
+    if column not in columns:
+        names = ", ".join(map(repr, columns)) or "none"
+        hint = ". Are its columns separated by commas?" if len(columns) == 1 else ""
+        raise ValueError(f"{place} has no column {column!r}; it has {names}{hint}")
+    if columns.count(column) > 1:
+        raise ValueError(f"{place} has the column {column!r} {columns.count(column)} times")
 
-    Raises ValueError if it has none, TypeError for what is no MultiTaskModel or no frame.
+
+def read_frame(model, frame: pd.DataFrame) -> tuple[dict[str, Tensor], list[str]]:
+    """The one door that frames go through: ({task name: its labels [N, ...]}, N sentences).
+
+    Labels are those of the tasks the frame has a column for. Raises ValueError for none, for a
+    column that is there twice, an unknown label; TypeError for text that is no string, for what is
+    no MultiTaskModel or no pandas frame.
     """
     if not hasattr(model, "tasks"):
         raise TypeError(f"model must be a MultiTaskModel; got {type(model).__name__}")
+    if not isinstance(frame, pd.DataFrame) and hasattr(frame, "to_pandas"):
+        raise TypeError(
+            f"frame must be a pandas frame; got one of {type(frame).__module__.partition('.')[0]}: "
+            "give frame.to_pandas()"
+        )
     checks.instance("frame", frame, pd.DataFrame)
     if len(frame) == 0:
         raise ValueError("the frame has no rows")
-    if "text" not in frame:
-        raise ValueError(f"the frame has no column 'text'; it has {list(frame.columns)}")
-    labels = {name: task.encode(frame[name]) for name, task in model.tasks.items() if name in frame}
-    if not labels:
+    present, columns = [name for name in model.tasks if name in frame], list(frame.columns)
+    for column in ("text", *present):
+        _check_column("the frame", column, columns)
+    if not present:
         raise ValueError(
-            f"the frame has a column for none of the tasks {list(model.tasks)}; "
-            f"it has {list(frame.columns)}"
+            f"the frame has a column for none of the tasks {list(model.tasks)}; it has {columns}"
         )
-    return labels
+    labels = {name: model.tasks[name].encode(frame[name]) for name in present}
+    return labels, checked_sentences(frame["text"], "text")
 
 
 @dataclass(frozen=True)
@@ -147,10 +165,10 @@ class TrainingData:
         parts: int = 1,
         valid: pd.DataFrame | None = None,
     ) -> None:
-        self.labels, sentences = _labels_and_sentences(model, frame)
+        self.labels, sentences = read_frame(model, frame)
         self.validates = valid is not None
         if valid is not None:
-            _labels_and_sentences(model, valid)  # now, and not at the end of an epoch
+            read_frame(model, valid)  # now, and not at the end of an epoch
         if not any(model.tasks[name].labelled(t).any() for name, t in self.labels.items()):
             raise ValueError(
                 f"the frame has not one label for any of the tasks {list(self.labels)}"
@@ -188,10 +206,6 @@ class TrainingData:
     def _batches(self, epoch: int) -> list[list[int]]:
         lengths = [len(row) for row in self.ids]
         return bucketed_batches(lengths, self.batch_size, self.size, (self.seed, epoch))
-
-
-def _labels_and_sentences(model, frame: pd.DataFrame) -> tuple[dict[str, Tensor], list[str]]:
-    return encode_labels(model, frame), checked_sentences(frame["text"], "text")
 
 
 def bucketed_batches(

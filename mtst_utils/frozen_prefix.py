@@ -75,11 +75,13 @@ class FrozenPrefix:
             kept = {name: value for name, value in vars(view).items() if name != "_modules"}
             vars(self.model).update(kept)
 
-    def _answer(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def _answer(self, input_ids: Tensor, attention_mask: Tensor, **others: Tensor) -> Tensor:
         """The encoder's embeddings [B, H] from the cache, for the sentences of the batch."""
         encoder, (rows, known_ids) = self.model.encoder, self.batch
-        if self.cached is None or not torch.equal(input_ids, known_ids):
-            return encoder(input_ids, attention_mask)  # sentences of the model's own choice
+        if self.cached is None or others or not torch.equal(input_ids, known_ids):
+            return encoder(
+                input_ids, attention_mask, **others
+            )  # sentences of the model's own choice
         if isinstance(self.cached, Tensor):  # all is frozen: these are the embeddings
             return self.cached[torch.tensor(rows)]
         states = pad_sequence([self.cached[i] for i in rows], batch_first=True)

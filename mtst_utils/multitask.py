@@ -4,9 +4,11 @@ Taught in notebook 02.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,10 +47,12 @@ class Task:
     def __post_init__(self) -> None:
         # A string would be taken for its letters.
         checks.instance("labels", self.labels, (tuple, list))
-        object.__setattr__(self, "labels", tuple(self.labels))
-        if not isinstance(self.name, str) or not self.name or "." in self.name:
+        object.__setattr__(self, "labels", tuple(map(checks.plain, self.labels)))
+        object.__setattr__(self, "weight", checks.plain(self.weight))
+        if not isinstance(self.name, str) or self.name in ("", "text") or "." in self.name:
             raise ValueError(
-                f"Task: name must be a string, not empty, without a dot; got {self.name!r}"
+                "Task: name must be a string, not empty, without a dot, and not 'text', which is "
+                f"the column of the sentences; got {self.name!r}"
             )
         self._check_options()
         weight = f"Task {self.name!r}: weight"
@@ -60,6 +64,8 @@ class Task:
             raise ValueError(
                 f"Task {name!r}: None and NaN mean that a sentence has no label; got {labels!r}"
             )
+        if not all(isinstance(label, (str, int, float)) for label in labels):  # as a file holds it
+            raise ValueError(f"Task {name!r}: labels must be strings or numbers; got {labels!r}")
         if len(labels) < 2 or len(set(labels)) < len(labels):
             raise ValueError(
                 f"Task {name!r}: labels must be two or more, each once; got {labels!r}"
@@ -78,7 +84,7 @@ class Task:
         known = {label: i for i, label in enumerate(self.labels)}
         codes = []
         for i, label in enumerate(labels):
-            if not is_missing(label) and label not in known:
+            if not is_missing(label) and not (isinstance(label, Hashable) and label in known):
                 raise ValueError(
                     f"task {self.name!r}, row {i}: {label!r} is not one of its labels {self.labels}"
                 )
@@ -267,6 +273,13 @@ class MultiTaskOutput(ModelOutput):
     embeddings: Tensor | None = None
 
 
+class Heads(nn.ModuleDict):
+    """A ModuleDict that takes every name: its own has no place for a task called type or keys."""
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        self._modules[name] = module
+
+
 class MultiTaskModel(nn.Module, ModelHubMixin):
     """A SentenceEncoder whose embedding feeds one linear head per task.
 
@@ -290,19 +303,26 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
         checks.share("dropout", dropout)
         self.encoder, self.tasks = encoder, {task.name: task for task in tasks}
         self.dropout = QuickDropout(dropout)
-        self.heads = nn.ModuleDict(
+        self.heads = Heads(
             {task.name: nn.Linear(encoder.dimension, task.outputs) for task in tasks}
         )
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, labels: Mapping[str, Tensor] | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Mapping[str, Tensor] | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> MultiTaskOutput:
         """input_ids, attention_mask [B, T]; labels {task: what `encode` gives} -> MultiTaskOutput.
 
-        A label of -100 means that the sentence has none for that task: it counts for nothing there.
+        token_type_ids go to the encoder. A label of -100 means that the sentence has none for that
+        task: it counts for nothing there.
         A task that has no label in the batch has loss 0. Raises ValueError for an unknown task.
         """
-        embeddings = self.encoder(input_ids, attention_mask)
+        # Only if given: an encoder of one's own need not know them.
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        embeddings = self.encoder(input_ids, attention_mask, **types)
         logits = self.logits(self.dropout(embeddings))
         if labels is None:
             return MultiTaskOutput(logits=logits, embeddings=embeddings)
@@ -381,18 +401,43 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, **options
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        subfolder: str = "",
     ) -> "MultiTaskModel":
-        """A saved model, from a folder or from the hub by name. ValueError for what is neither."""
-        name = pretrained_model_name_or_path
+        """A saved model, from a folder or from the hub by name. ValueError for what is neither.
+
+        The options are huggingface_hub's; subfolder: where in the repository or folder it is.
+        """
+        name = os.path.expanduser(pretrained_model_name_or_path)
+        hub = {"revision": revision, "token": token, "cache_dir": cache_dir}
+        hub |= {"local_files_only": local_files_only, "force_download": force_download}
         try:
-            return super().from_pretrained(name, **options)
+            folder = Path(name if Path(name).is_dir() else snapshot_download(name, **hub))
         except (HFValidationError, OSError) as error:
             raise ValueError(
                 f"{name} is no folder here, and was not had from the hub ({error})"
             ) from error
+        folder /= subfolder
+        if not (folder / "tasks.json").is_file():
+            raise ValueError(f"{folder} holds no multi-task model: tasks.json is not there")
+        settings = json.loads((folder / "tasks.json").read_text())
+        tasks = [_task_of(row, folder) for row in settings["tasks"]]
+        model = cls(SentenceEncoder.from_pretrained(folder), tasks, settings["dropout"])
+        model.heads.load_state_dict(load_file(folder / "heads.safetensors"))
+        return model.eval()
 
-    # ModelHubMixin's save_pretrained, from_pretrained and push_to_hub call these two.
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Write a folder that `from_pretrained` opens; options: ModelHubMixin's."""
+        return super().save_pretrained(Path(save_directory).expanduser(), **options)
+
+    # ModelHubMixin's save_pretrained and push_to_hub call it.
     def _save_pretrained(self, save_directory: Path) -> None:
         folder = Path(save_directory)
         self.encoder.save_pretrained(folder)  # so that sentence-transformers opens the folder, too
@@ -401,20 +446,6 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
         tasks = [{"kind": type(task).__name__, **asdict(task)} for task in self.tasks.values()]
         settings = {"tasks": tasks, "dropout": self.dropout.p}
         (folder / "tasks.json").write_text(json.dumps(settings, indent=2) + "\n")
-
-    @classmethod
-    def _from_pretrained(
-        cls, *, model_id: str, revision: str | None = None, **_
-    ) -> "MultiTaskModel":
-        local = Path(model_id).is_dir()
-        folder = Path(model_id if local else snapshot_download(model_id, revision=revision))
-        if not (folder / "tasks.json").is_file():
-            raise ValueError(f"{folder} holds no multi-task model: tasks.json is not there")
-        settings = json.loads((folder / "tasks.json").read_text())
-        tasks = [_task_of(row, folder) for row in settings["tasks"]]
-        model = cls(SentenceEncoder.from_pretrained(folder), tasks, settings["dropout"])
-        model.heads.load_state_dict(load_file(folder / "heads.safetensors"))
-        return model.eval()
 
 
 def _task_of(row: dict, folder: Path) -> Task:

@@ -30,12 +30,39 @@ def masked_max(token_embeddings: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def first_token(token_embeddings: Tensor, attention_mask: Tensor) -> Tensor:
-    """The first token's vector ([CLS] or <s>); shapes and errors as in masked_mean."""
-    _checked_mask(token_embeddings, attention_mask)
-    return token_embeddings[:, 0].float()
+    """The first real token's vector ([CLS] or <s>); shapes and errors as in masked_mean."""
+    first = _checked_mask(token_embeddings, attention_mask).argmax(1)  # not 0 if padded in front
+    return token_embeddings.take_along_dim(first.unsqueeze(-1), 1).squeeze(1).float()
 
 
-POOLINGS = {"mean": masked_mean, "cls": first_token, "max": masked_max}
+def last_token(token_embeddings: Tensor, attention_mask: Tensor) -> Tensor:
+    """The last real token's vector; shapes and errors as in masked_mean."""
+    last = _checked_mask(token_embeddings, attention_mask).cumsum(1).argmax(1)
+    return token_embeddings.take_along_dim(last.unsqueeze(-1), 1).squeeze(1).float()
+
+
+def weighted_mean(token_embeddings: Tensor, attention_mask: Tensor) -> Tensor:
+    """The mean with weights 1, 2, 3, ... from the first real token on; see masked_mean."""
+    mask = _checked_mask(token_embeddings, attention_mask)
+    weights = mask * mask.cumsum(1)
+    return (token_embeddings.float() * weights).sum(1) / weights.sum(1)
+
+
+def mean_sqrt_length(token_embeddings: Tensor, attention_mask: Tensor) -> Tensor:
+    """The sum over the real tokens, divided by the root of their number; see masked_mean."""
+    mask = _checked_mask(token_embeddings, attention_mask)
+    return (token_embeddings.float() * mask).sum(1) / mask.sum(1).sqrt()
+
+
+# The last three for folders of sentence-transformers, whose names they have.
+POOLINGS = {
+    "mean": masked_mean,
+    "cls": first_token,
+    "max": masked_max,
+    "lasttoken": last_token,
+    "weightedmean": weighted_mean,
+    "mean_sqrt_len_tokens": mean_sqrt_length,
+}
 
 
 def _checked_mask(token_embeddings: Tensor, attention_mask: Tensor) -> Tensor:

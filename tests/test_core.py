@@ -29,6 +29,7 @@ FLOORS = [
     ["multitask"],
     ["frames"],
     ["encoder"],
+    ["folders"],
     ["pooling", "precision", "layers"],
     ["backbones"],
     ["packaged_weights", "fast_cpu"],

@@ -134,7 +134,6 @@ def test_the_files_of_a_saved_encoder(tmp_path):
 
 def test_max_pooling_of_a_foreign_folder(tmp_path):
     mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer(), "max").save_pretrained(tmp_path)
-    (tmp_path / encoder.SETTINGS).unlink()
     assert mtst.SentenceEncoder.from_pretrained(tmp_path).pooling == "max"
 
 
@@ -212,11 +211,11 @@ def test_a_model_from_the_hub_is_asked_for_by_name_and_revision(tmp_path, monkey
     monkeypatch.setattr(
         multitask,
         "snapshot_download",
-        lambda name, revision: asked.append((name, revision)) or str(tmp_path),
+        lambda name, **options: asked.append((name, options)) or str(tmp_path),
     )
-    # What from_pretrained comes to, once the mixin has found the repository.
-    model = mtst.MultiTaskModel._from_pretrained(model_id="someone/something", revision="abc")
-    assert asked == [("someone/something", "abc")]
+    options = {"revision": "abc", "token": "t", "cache_dir": "c", "local_files_only": True}
+    model = mtst.MultiTaskModel.from_pretrained("someone/something", **options)
+    assert asked == [("someone/something", options | {"force_download": False})]
     assert model.dropout.p == 0.3
     assert (tmp_path / "tasks.json").read_text().startswith('{\n  "')
 
