@@ -119,6 +119,19 @@ class Estimate:
         return detectable_ratio(self.df) * self.se
 
 
+def of_seeds(values: np.ndarray) -> Estimate:
+    """The mean over seeds [S] with the seeds' spread as its only source of error.
+
+    For costs, which have no test sentences, and for runs that kept no predictions. Raises
+    ValueError for fewer than two.
+    """
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        raise ValueError(f"an interval needs two values or more; got {len(values)}")
+    se, count = float(stats.sem(values)), len(values)
+    return Estimate(float(values.mean()), se, count - 1, se, 0.0, count, 0)
+
+
 def two_way(
     values: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
