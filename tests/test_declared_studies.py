@@ -463,6 +463,8 @@ def test_rows_that_do_not_follow_from_the_declaration_are_found(tiny, monkeypatc
     assert "A: settings are not those" in bent(a, settings='{"lr":1}')
     assert "sentiment macro F1 does not follow" in bent(a, **{"sentiment macro F1": 0.9})
     assert "arms of different commits" in bent(last, commit="other")
+    other = "bfloat16" if whole.precision[0] == "float32" else "float32"
+    assert "runs of bfloat16 and float32" in bent(last, precision=other)
     assert "seeds are not the first" in bent(last, seed=7)
     assert "predictions are missing" in bent(last, seed=7)
     assert "another seed than the tuning seeds" in bent(~final, seed=3)

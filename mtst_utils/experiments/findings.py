@@ -240,7 +240,7 @@ def audit(name: str, backbone: str = DEFAULT) -> list[str]:
 
     Tuning rows: tuning seeds, and no score on test. Final rows: declared seeds, the settings that
     the tuning rows choose, whole pairs up to the seed that is running, one commit for all arms of a
-    seed, and scores that follow from the kept predictions.
+    seed, and scores that follow from the kept predictions. One precision for all runs of a size.
     """
     study, found = declared(name), []
     rows = records.rows_of(name)
@@ -257,6 +257,9 @@ def audit(name: str, backbone: str = DEFAULT) -> list[str]:
                 found += [
                     f"n={n}, {arm}: {fault}" for fault in _faults(study, backbone, n, arm, own)
                 ]
+    for n, part in rows.groupby("n"):
+        if part.precision.nunique() > 1:
+            found.append(f"n={n}: runs of {' and '.join(sorted(part.precision.unique()))}")
     for (n, seed), part in rows[rows.phase == "final"].groupby(["n", "seed"]):
         if part.commit.nunique() > 1:
             found.append(f"n={n}, seed {seed}: arms of different commits")
