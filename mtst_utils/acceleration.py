@@ -24,19 +24,19 @@ class Acceleration:
         enabled: bool = True,
     ) -> None:
         self.model = model
-        self.stage: tuple[list[int], int] | None = None
+        self.unchanged_since: tuple[list[int], int] | None = None
         self.prefix = FrozenPrefix(model, ids, autocast) if enabled else None
 
     def begin_step(
         self, learning: list[nn.Parameter], unchanged: int, steps_per_epoch: int
     ) -> None:
-        """Fill the cache if another stage of training begins, and it pays.
+        """Fill the cache if other parameters learn than before, and it pays.
 
         learning: what learns now; unchanged: for how many steps nothing is frozen or unfrozen.
         """
-        stage = [id(parameter) for parameter in learning], unchanged
-        if self.prefix is not None and stage != self.stage:
-            self.stage = stage
+        now = [id(parameter) for parameter in learning], unchanged
+        if self.prefix is not None and now != self.unchanged_since:
+            self.unchanged_since = now
             # Filling costs as much as an epoch without the cache: it must last longer than that.
             self.prefix.update(worth_it=unchanged > steps_per_epoch)
 

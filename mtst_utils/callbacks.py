@@ -76,7 +76,7 @@ class GradualUnfreezing(Callback):
         weight_decay: float = 0.01,
     ) -> None:
         for name, value in (("start", start), ("end", end), ("weight_decay", weight_decay)):
-            checks.share(name, value)
+            checks.fraction(name, value)
         if start > end:
             raise ValueError(f"start must be at most end; got {start!r} and {end!r}")
         checks.rate("base_lr", base_lr)
@@ -90,9 +90,9 @@ class GradualUnfreezing(Callback):
         stack = layer_stack(backbone_of(model))
         rows = []
         for above, layer in enumerate(reversed(stack)):
-            share = self.start + (self.end - self.start) * above / (len(stack) - 1)
+            when = self.start + (self.end - self.start) * above / (len(stack) - 1)
             lr = self.base_lr * self.decay**above
-            rows.append({"layer": layer.name, "step": round(share * total_steps), "lr": lr})
+            rows.append({"layer": layer.name, "step": round(when * total_steps), "lr": lr})
         return pd.DataFrame(rows)
 
     def on_start(self, run) -> None:

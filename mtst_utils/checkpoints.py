@@ -32,8 +32,8 @@ def fingerprint(run, train: pd.DataFrame, valid: pd.DataFrame | None, **settings
     groups = []
     for group in run.optimizer.param_groups:
         # The rate of now follows from the first one and the schedule.
-        kept = {name: value for name, value in group.items() if name not in ("params", "lr")}
-        groups.append({"initial_lr": group["lr"]} | kept | {"parameters": len(group["params"])})
+        options = {name: v for name, v in group.items() if name not in ("params", "lr")}
+        groups.append({"initial_lr": group["lr"]} | options | {"parameters": len(group["params"])})
     facts = settings | {
         "precision": run.precision,
         "clip_norm": run.clip_norm,
@@ -67,8 +67,8 @@ def _data_of(model, frame: pd.DataFrame) -> str:
 def _settings_of(callback: object) -> list:
     """A callback's class, and those of its attributes that are plain: its settings."""
     plain = (str, int, float, bool, type(None))
-    kept = {name: value for name, value in vars(callback).items() if isinstance(value, plain)}
-    return [type(callback).__qualname__, kept]
+    settings = {name: v for name, v in vars(callback).items() if isinstance(v, plain)}
+    return [type(callback).__qualname__, settings]
 
 
 class Checkpoint:
@@ -103,8 +103,8 @@ class Checkpoint:
         numbers: dict[str, float] = {}
         for i, state in optimizer["state"].items():
             for name, value in state.items():
-                kept = tensors if isinstance(value, Tensor) else numbers
-                kept[f"optimizer.{i}.{name}"] = value
+                target = tensors if isinstance(value, Tensor) else numbers
+                target[f"optimizer.{i}.{name}"] = value
         for i, callback in enumerate(run.callbacks):
             for name, value in getattr(callback, "state_dict", dict)().items():
                 tensors[f"callback.{i}.{name}"] = torch.as_tensor(value)
@@ -156,8 +156,8 @@ class Checkpoint:
         lambdas = {"lr_lambdas": [None] * len(facts["groups"])}
         run.scheduler.load_state_dict(facts["scheduler"] | lambdas)
         for i, callback in enumerate(run.callbacks):
-            if kept := _under(f"callback.{i}.", tensors):
-                callback.load_state_dict(kept)
+            if saved := _under(f"callback.{i}.", tensors):
+                callback.load_state_dict(saved)
         run.step, run.stop, run.history = facts["step"], facts["stop"], facts["history"]
         logging.getLogger(__name__).warning(
             "fit goes on from step %d of %d, as %s says", run.step, run.total_steps, self.path

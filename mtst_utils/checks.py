@@ -63,8 +63,8 @@ def rate(name: str, value: object) -> None:
     number(name, value, "above 1e-9 and at most 1", lambda v: 1e-9 < v <= 1)
 
 
-def share(name: str, value: object) -> None:
-    """A share that leaves something: dropout, weight decay, a part of the steps."""
+def fraction(name: str, value: object) -> None:
+    """A fraction that leaves something: dropout, weight decay, a part of the steps."""
     number(name, value, "from 0 to below 1", lambda v: 0 <= v < 1)
 
 

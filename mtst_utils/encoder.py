@@ -193,12 +193,12 @@ class SentenceEncoder(nn.Module):
         Yields (positions in `sentences`, what the module returns for them). Each chunk is tokenized
         once and batched by token count, longest first, so that hardly anything is padded.
         """
-        half = wants_bfloat16(precision, self.backbone.device)
-        token_budget = (2048 if half else 1024) if token_budget is None else token_budget
+        bfloat16 = wants_bfloat16(precision, self.backbone.device)
+        token_budget = (2048 if bfloat16 else 1024) if token_budget is None else token_budget
         if not isinstance(token_budget, int) or token_budget < 1:
             raise ValueError(f"token_budget must be a positive whole number; got {token_budget!r}")
         # The encoder's weights once: autocast would convert them anew for every batch.
-        own = {id(weight) for weight in self.parameters()} if half else set()
+        own = {id(weight) for weight in self.parameters()} if bfloat16 else set()
         weights = {
             name: weight.detach().bfloat16()
             for name, weight in module.named_parameters()

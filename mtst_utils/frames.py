@@ -183,9 +183,9 @@ class TrainingData:
         """The batches of an epoch, shuffled anew; skip: those trained on before an interruption."""
         batches = self._batches(epoch)
         for i, rows in enumerate(batches[skip:], skip):
-            mine = rows[self.rank :: self.size]
-            length = -(-len(mine) // self.parts)  # rounded up
-            parts = [mine[k : k + length] for k in range(0, len(mine), length)]
+            own = rows[self.rank :: self.size]
+            length = -(-len(own) // self.parts)  # rounded up
+            parts = [own[k : k + length] for k in range(0, len(own), length)]
             yield Batch(rows, parts, is_last=i == len(batches) - 1)
 
     def truth(self, rows: list[int]) -> Mapping[str, Tensor]:
@@ -193,7 +193,7 @@ class TrainingData:
         index = torch.tensor(rows)
         return {name: values[index] for name, values in self.labels.items()}
 
-    def share(self, model, name: str, rows: list[int], batch: Batch) -> float:
+    def weight_in_batch(self, model, name: str, rows: list[int], batch: Batch) -> float:
         """What a loss, averaged over these rows of a batch, counts for in the batch's mean.
 
         A task's loss counts by its labels; any other (of a subclass) by its sentences.

@@ -72,8 +72,8 @@ class FrozenPrefix:
     def give_back(self, view: nn.Module) -> None:
         """What a subclass's forward has set on the view, it has set on the model."""
         if view is not self.model:
-            kept = {name: value for name, value in vars(view).items() if name != "_modules"}
-            vars(self.model).update(kept)
+            own = {name: value for name, value in vars(view).items() if name != "_modules"}
+            vars(self.model).update(own)
 
     def _answer(self, input_ids: Tensor, attention_mask: Tensor, **others: Tensor) -> Tensor:
         """The encoder's embeddings [B, H] from the cache, for the sentences of the batch."""
@@ -154,9 +154,9 @@ class FrozenPrefix:
 
     def _backbone_of(self, blocks: Mapping[str, nn.Module]) -> nn.Module:
         """The backbone as a view that has these blocks only."""
-        kept = _twin(self._blocks())
-        kept._modules = {**blocks}
-        return _with_part(self.model.encoder.backbone, LAYOUTS[self.kind][0], kept)
+        remaining = _twin(self._blocks())
+        remaining._modules = {**blocks}
+        return _with_part(self.model.encoder.backbone, LAYOUTS[self.kind][0], remaining)
 
 
 class _Reached(Exception):

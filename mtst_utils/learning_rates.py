@@ -37,7 +37,7 @@ def layerwise_lr_groups(
     head_lr = base_lr if head_lr is None else head_lr
     for name, value in (("base_lr", base_lr), ("head_lr", head_lr), ("decay", decay)):
         checks.rate(name, value)
-    checks.share("weight_decay", weight_decay)
+    checks.fraction("weight_decay", weight_decay)
     stack = layer_stack(backbone_of(model))
     top = len(stack.blocks)  # the depth of the top block: the embeddings have depth 0
     layers = [
@@ -91,7 +91,7 @@ def warmup_linear(optimizer: Optimizer, total_steps: int, warmup_fraction: float
     """
     checks.instance("optimizer", optimizer, Optimizer)
     checks.whole("total_steps", total_steps, "of 1 or more", lambda v: v >= 1)
-    checks.share("warmup_fraction", warmup_fraction)
+    checks.fraction("warmup_fraction", warmup_fraction)
     warmup = max(1, round(warmup_fraction * total_steps))
     # At step 0 already a little above 0: a first step at rate 0 would be a step wasted.
     return LambdaLR(

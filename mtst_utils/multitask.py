@@ -300,7 +300,7 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
         if len({task.name for task in tasks}) < len(tasks):
             names = [task.name for task in tasks]
             raise ValueError(f"tasks must have different names; got {names}")
-        checks.share("dropout", dropout)
+        checks.fraction("dropout", dropout)
         self.encoder, self.tasks = encoder, {task.name: task for task in tasks}
         self.dropout = QuickDropout(dropout)
         self.heads = Heads(

@@ -25,7 +25,7 @@ class Processes:
         self.rank, self.size, self.device = state.process_index, state.num_processes, state.device
         self.is_main = state.is_main_process
         self.accelerator: Accelerator | None = None
-        self._learning: list[int] | None = None
+        self._learning_ids: list[int] | None = None
         if self.size > 1:
             # Each has parts without a gradient: a task it has no label of, the backbone's pooler.
             unused = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -44,9 +44,9 @@ class Processes:
         """
         if self.accelerator is None or not learning:
             return _WithPrecision(module, autocast), optimizer
-        stage = [id(parameter) for parameter in learning]
-        if stage != self._learning:
-            self._learning = stage
+        learning_ids = [id(parameter) for parameter in learning]
+        if learning_ids != self._learning_ids:
+            self._learning_ids = learning_ids
             self._prepared = self.accelerator.prepare(_WithPrecision(module, autocast), optimizer)
         return self._prepared
 

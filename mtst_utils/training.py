@@ -70,8 +70,8 @@ def fit(
     check_options(epochs, batch_size, clip_norm, parts, seed, callbacks, optimizer)
     processes = Processes()  # one, unless torchrun or accelerate launch started several
     model.to(processes.device)
-    share = {"rank": processes.rank, "size": processes.size, "parts": parts}
-    data = TrainingData(model, train, batch_size, seed, **share, valid=valid)
+    division = {"rank": processes.rank, "size": processes.size, "parts": parts}
+    data = TrainingData(model, train, batch_size, seed, **division, valid=valid)
     how = precision, clip_norm, acceleration
     run = Run(model, optimizer, scheduler, epochs, data, processes, callbacks, *how)
     same_run = None
@@ -81,7 +81,7 @@ def fit(
         same_run = fingerprint(run, train, valid, **settings)
 
     with run.training_mode():
-        run.tell("on_start")
+        run.notify("on_start")
         state = Checkpoint(checkpoint, run, same_run)
         state.load()  # of an interrupted run: its weights, moments, rates, step and callbacks
         run.show_progress(progress)
@@ -90,19 +90,19 @@ def fit(
                 break
             run.epoch, done = epoch, run.step % data.steps_per_epoch
             if done == 0:  # else the run was interrupted within this epoch
-                run.tell("on_epoch")
+                run.notify("on_epoch")
             for batch in data.epoch(epoch, skip=done):
-                run.tell("before_step")
+                run.notify("before_step")
                 step(run, batch)
-                run.tell("on_step")
+                run.notify("on_step")
                 if run.stop or batch.is_last:
                     break
                 state.save_now_and_then()
             if valid is not None:
                 run.validate(valid)
-            run.tell("after_epoch")
+            run.notify("after_epoch")
             state.save()
-        run.tell("on_end")
+        run.notify("on_end")
     return History(run.history)
 
 
@@ -112,7 +112,7 @@ def step(run: "Run", batch: Batch) -> None:
     totals: dict[str, Tensor] = {}
     for part in batch.parts:
         output = run.forward(part)
-        losses, loss = run.share_of_batch(output, part, batch)
+        losses, loss = run.part_of_batch(output, part, batch)
         for name, value in {TOTAL: loss, **losses}.items():
             totals[name] = totals.get(name, 0) + value.detach()
         if run.learning:
@@ -176,7 +176,7 @@ class Run:
             self.model.eval()
             self.progress.close()
 
-    def tell(self, event: str) -> None:
+    def notify(self, event: str) -> None:
         """Call the callbacks that have a method of this name."""
         for callback in self.callbacks:
             if hasattr(callback, event):
@@ -206,7 +206,7 @@ class Run:
         self.acceleration.give_back(view)
         return output
 
-    def share_of_batch(
+    def part_of_batch(
         self, output: MultiTaskOutput, rows: list[int], batch: Batch
     ) -> tuple[Mapping[str, Tensor], Tensor]:
         """The losses of a part of a batch, weighed so that all parts add up to the batch's mean."""
@@ -216,8 +216,8 @@ class Run:
             return output.losses, output.loss
         losses = {}
         for name, value in output.losses.items():
-            share = self.data.share(self.model, name, rows, batch)
-            losses[name] = value * share * self.processes.size  # processes are averaged
+            weight = self.data.weight_in_batch(self.model, name, rows, batch)
+            losses[name] = value * weight * self.processes.size  # processes are averaged
         return losses, self.model.total_loss(losses)
 
     def finite(self, values: Mapping[str, Tensor]) -> dict[str, float]:

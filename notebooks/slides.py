@@ -1,5 +1,19 @@
 """Settings for slides: `jupyter nbconvert --config notebooks/slides.py --to slides
 notebooks/*.ipynb`.
+
+The slides fetch reveal.js and three more scripts, so they need a network. To present without one,
+fetch these beforehand into a folder beside the repository, and open the page that the last command
+writes there:
+
+    npm install --prefix ../slides reveal.js@4 requirejs jquery@2 mathjax@2
+    modules=file://$(cd ../slides/node_modules && pwd)
+    mathjax="$modules/mathjax/MathJax.js?config=TeX-AMS_CHTML-full,Safe"
+    jupyter nbconvert --config notebooks/slides.py --to slides \\
+        notebooks/03_freezing_and_transfer_learning.ipynb --output-dir ../slides \\
+        --SlidesExporter.reveal_url_prefix=$modules/reveal.js \\
+        --SlidesExporter.require_js_url=$modules/requirejs/require.js \\
+        --SlidesExporter.jquery_url=$modules/jquery/dist/jquery.min.js \\
+        --SlidesExporter.mathjax_url="$mathjax"
 """
 
 import base64

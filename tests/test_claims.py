@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 
 from mtst_utils.experiments import claims, results
 from mtst_utils.experiments.results import DEFAULT
+from mtst_utils.experiments.verdicts import VERDICTS
 
 ROOT = Path(__file__).parent.parent
 LEDGER = claims.ledger()
@@ -26,68 +28,47 @@ def text_of(path):
 
 
 def test_all_claims_are_there():
-    assert (
-        list(LEDGER.columns)
-        == "number claim experiment backbone effect unit low high seeds verdict notebook".split()
-    )
-    assert LEDGER[LEDGER.backbone == DEFAULT].number.drop_duplicates().tolist() == list(
-        range(1, 27)
-    )
-    assert set(LEDGER.verdict) <= {
-        "holds",
-        "holds partly",
-        "depends",
-        "does not hold here",
-        "not distinguishable",
-    }
+    wanted = """number claim source arm rival metric unit margin effect low high low90 high90 mde
+    seeds corpus backbone p_holm verdict notebook""".split()
+    assert list(LEDGER.columns)[: len(wanted)] == wanted
+    assert LEDGER.number.drop_duplicates().tolist() == list(range(1, 27))
+    assert set(LEDGER.verdict) | set(LEDGER.alone) <= set(VERDICTS)
+    assert set(LEDGER[LEDGER.backbone == DEFAULT].number) == set(range(1, 27))
     for notebook in LEDGER.notebook:
         assert len(list((ROOT / "notebooks").glob(f"{notebook[:2]}_*.ipynb"))) == 1
 
 
-@pytest.mark.parametrize(
-    "row", list(LEDGER.itertuples()), ids=lambda row: f"{row.number}-{row.backbone}"
-)
-def test_every_number_follows_from_the_runs(row):
-    measured = claims.measure(row.experiment, row.backbone, row.unit)
-    assert (row.effect, row.low, row.high) == pytest.approx(
-        [measured[name] for name in ("effect", "low", "high")], rel=1e-9, abs=1e-12
-    )
-    assert row.seeds == measured["seeds"] >= 3
+def test_the_ledger_follows_from_the_runs():
+    """Every number and every verdict of the committed file, computed anew."""
+    again = claims.measured()
+    numbers = again.select_dtypes("number").columns
+    assert np.allclose(again[numbers], LEDGER[numbers], rtol=1e-9, atol=1e-12, equal_nan=True)
+    words = [name for name in again if name not in numbers]
+    text = again[words].astype("string").fillna("")
+    assert text.equals(LEDGER[words].astype("string").fillna(""))
 
 
-@pytest.mark.parametrize(
-    "row", list(LEDGER.itertuples()), ids=lambda row: f"{row.number}-{row.backbone}"
-)
-def test_the_verdict_is_what_the_interval_says(row):
-    """Effects are turned so that above `nothing` is what the claim promises; "partly" is explained
-    in the notebook.
-    """
-    if (
-        row.unit == "largest change" or "before, training" in row.experiment
-    ):  # the claim promises that nothing moves
-        assert (row.effect, row.low, row.high, row.verdict) == (0, 0, 0, "holds")
-        return
-    nothing = {"points": 0, "hundredths": 0, "times": 1, "cosine": 0.9999}[row.unit]
-    if row.verdict == "holds":
-        assert row.low > nothing
-    elif row.verdict == "not distinguishable":
-        assert row.low <= nothing <= row.high
-    elif row.verdict == "does not hold here":
-        assert row.high <= nothing
+def test_no_verdict_is_given_by_hand():
+    """An arm of the ledger has a rule and a margin, or is so by construction, or cannot tell."""
+    by_construction = set(LEDGER[LEDGER.alone == "by construction"].number)
+    assert by_construction == {6, 8, 14}
+    assert (LEDGER[LEDGER.number.isin(by_construction)].effect == 0).all()
+    without = LEDGER[LEDGER.margin.isna() & (LEDGER.alone != "by construction")]
+    assert set(without.alone) == {"cannot tell"}
+    assert (LEDGER[LEDGER.tuned == "yes"].seeds >= 10).all()
 
 
-def test_depends_is_two_settings_with_opposite_clear_signs():
-    for (_, _), rows in LEDGER.groupby(["number", "backbone"]):
-        if "depends" in set(rows.verdict):
-            assert len(rows) == 2
-            assert set(rows.verdict) == {"depends"}
-            assert rows.low.max() > 0 > rows.high.min()
-            settings = rows.experiment.str.rpartition(" | ")[0]
-            assert settings.nunique() == 2  # both are named, where the ledger is shown
-            for study, setting, against in settings.str.split(" | ", regex=False):
-                assert f"{study}: {setting} against {against}" in claims.markdown(LEDGER)
-        else:
-            assert len(rows) == 1
+def test_depends_names_two_settings_with_opposite_clear_signs():
+    found = LEDGER[LEDGER.verdict == "depends"]
+    assert len(found)
+    for _, rows in found.groupby(["number", "backbone"]):
+        assert rows.low.max() > 0 > rows.high.min()
+        settings = rows[["arm", "rival", "metric", "n"]].astype(str).agg("; ".join, axis=1)
+        assert settings.nunique() == len(rows)
+
+
+def toy(metric="F1", rival="without", **options):
+    return claims.Quantity("toy", "with, 1", rival, metric, backbone="b", **options)
 
 
 def test_measure_compares_seed_by_seed(tmp_path, monkeypatch):
@@ -98,29 +79,28 @@ def test_measure_compares_seed_by_seed(tmp_path, monkeypatch):
     results.append(
         "toy", "b", "without", 3, 10, {"F1": 0.0, "training, F1": 0.0}, 1
     )  # no partner: left out
-    points = claims.measure("toy | with, 1 | without | F1", "b", "points")
+    points = toy().measure()
     assert points["effect"] == pytest.approx(20)
     assert (points["low"], points["high"]) == pytest.approx(
         (20 - 24.84, 20 + 24.84), abs=0.01
     )  # t(2) = 4.303, sd 10
     assert points["seeds"] == 3
-    assert claims.measure("toy | with, 1 | without | F1", "b", "times")["effect"] == pytest.approx(
-        (1.25 + 1.4 + 1.5) / 3
-    )
-    gap = claims.measure("toy | with, 1 | without | training, F1 - F1", "b", "points")
+    assert toy(unit="times").measure()["effect"] == pytest.approx((1.25 + 1.4 + 1.5) / 3)
+    gap = toy("training, F1", minus="F1").measure()
     assert gap["effect"] == pytest.approx(100 * ((0.5 - 0.5) + (0.3 - 0.4) + (0.1 - 0.3)) / 3)
-    assert claims.measure("toy | with, 1 | - | F1", "b", "value")["effect"] == pytest.approx(0.7)
+    assert toy(rival="", unit="value").measure()["effect"] == pytest.approx(0.7)
+    assert toy(rival="", unit="value", constant=0.2).measure()["effect"] == pytest.approx(0.5)
+    other = toy(rival="without", rival_metric="training, F1").measure()
+    assert other["effect"] == pytest.approx(100 * (0.7 - 0.9))
     results.append("toy", "c", "with, 1", 0, 10, {"F1": 0.1}, 1)
     results.append("toy", "c", "with, 1", 1, 10, {"F1": 0.3}, 1)
-    assert claims.measure("toy | with, 1 | with, 1 @ c | F1", "b", "points")[
-        "effect"
-    ] == pytest.approx(40)
+    assert toy(rival="with, 1", rival_backbone="c").measure()["effect"] == pytest.approx(40)
     with pytest.raises(ValueError, match="toy.csv has nothing of .*'other'"):
-        claims.measure("toy | with, 1 | other | F1", "b", "points")
+        toy(rival="other").measure()
 
 
-def test_readme_shows_the_ledger():
-    assert claims.markdown(LEDGER) in README
+def test_the_ledger_is_shown():
+    assert claims.markdown(LEDGER) in (ROOT / "data" / "README.md").read_text()
     assert "data/claims.png" in README
     assert (ROOT / "data" / "claims.png").stat().st_size > 10_000
 
@@ -129,9 +109,7 @@ def test_readme_shows_the_ledger():
     "path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem
 )
 def test_notebooks_tables_of_claims_say_what_the_ledger_says(path):
-    verdicts = (
-        LEDGER[LEDGER.backbone == DEFAULT].drop_duplicates("number").set_index("number").verdict
-    )
+    verdicts = {number: claims.verdict_of(LEDGER, number) for number in LEDGER.number}
     said = re.findall(
         r"^(?:\| |- \*\*)(\d+)(?: \||\*\*,).*?[|:] \*([a-z ]+)\*", text_of(path), re.MULTILINE
     )
@@ -154,25 +132,25 @@ def formatted(measured, digits, signed):
 
 @pytest.mark.parametrize("quote", QUOTES, ids=lambda quote: f"{quote['file']}: {quote['quote']}")
 def test_a_quoted_number_follows_from_the_runs(quote):
-    measured = claims.measure(quote["experiment"], quote["backbone"], quote["unit"])
+    where = {name: value for name, value in quote.items() if name not in ("file", "quote")}
+    measured = claims.Quantity(**where).measure()
     digits = len(re.match(r"[+−]?\d+\.?(\d*)", quote["quote"])[1])
     expected = formatted(measured, digits, quote["unit"] == "points")
     assert quote["quote"] in (expected, expected.partition(" [")[0])
-    path = ROOT / ("README.md" if quote["file"] == "README.md" else f"notebooks/{quote['file']}")
+    path = ROOT / (quote["file"] if quote["file"].endswith(".md") else f"notebooks/{quote['file']}")
     assert quote["quote"] in text_of(path)
 
 
 @pytest.mark.parametrize(
     "path",
-    [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("0*.ipynb"))],
-    ids=lambda p: p.stem,
+    ["README.md", "data/README.md", *sorted(p.name for p in (ROOT / "notebooks").glob("0*.ipynb"))],
 )
 def test_no_interval_is_quoted_without_its_experiment(path):
-    said = re.findall(
-        r"[+−]?\d+\.\d+ \[[^\]]*\]", text_of(path).replace(claims.markdown(LEDGER), "")
-    )
+    file = ROOT / (path if path.endswith(".md") else f"notebooks/{path}")
+    text = text_of(file).replace(claims.markdown(LEDGER), "")
+    said = re.findall(r"[+−]?\d+\.\d+ \[[^\]]*\]", text)
     table = pd.DataFrame(QUOTES)
-    known = set(table.quote[table.file == path.name])
+    known = set(table.quote[table.file == path])
     assert [
         quote for quote in said if quote not in known and quote.replace("+", "") not in known
     ] == []

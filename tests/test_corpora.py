@@ -9,7 +9,7 @@ from forked import run_forked
 from sklearn.feature_extraction.text import CountVectorizer
 
 import mtst_utils as mtst
-from mtst_utils.experiments import corpora, studies
+from mtst_utils.experiments import corpora, probes
 from mtst_utils.experiments.splits import group_split, near_duplicate_groups, words_of
 
 
@@ -34,14 +34,14 @@ def test_triplets_defeat_word_counting():
         assert len(a & d) / len(a | d) > len(a & p) / len(a | p)
     counter = CountVectorizer().fit(frame.to_numpy().ravel())
     assert (
-        studies.triplet_hits(*(counter.transform(frame[side]).toarray() for side in frame)).mean()
+        probes.triplet_hits(*(counter.transform(frame[side]).toarray() for side in frame)).mean()
         < 0.5
     )
 
 
 def test_meaning_wins_on_the_triplets(encoder):
     frame = mtst.load_triplets()
-    assert studies.triplet_hits(*(encoder.encode(frame[side]) for side in frame)).mean() > 0.9
+    assert probes.triplet_hits(*(encoder.encode(frame[side]) for side in frame)).mean() > 0.9
 
 
 def test_rated_sentences(corpus):

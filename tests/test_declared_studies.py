@@ -21,10 +21,10 @@ from mtst_utils.experiments import (
     few_labels,
     findings,
     forgetting,
-    pooling_study,
     records,
     registry,
     results,
+    sentence_transformer,
 )
 from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS
 from mtst_utils.experiments.designs import TUNING_SEEDS, Arm, Comparison, Job, Outcome, Study
@@ -397,9 +397,13 @@ def test_a_remedy_leaves_the_first_head_and_other_runs_alone(tiny):
 def test_poolings_differ_only_where_there_is_padding(tiny):
     encoder = common.new_model(None).encoder
     long, short = "the cat sat on a mat the cat sat", "the cat"
-    for name in pooling_study.POOL:
-        both = pooling_study.embedded(pooling_study.pooled(encoder, name), pd.Series([long, short]))
-        alone = pooling_study.embedded(pooling_study.pooled(encoder, name), pd.Series([short]))
+    for name in sentence_transformer.POOL:
+        both = sentence_transformer.naive_encode(
+            sentence_transformer.pooled(encoder, name), pd.Series([long, short])
+        )
+        alone = sentence_transformer.naive_encode(
+            sentence_transformer.pooled(encoder, name), pd.Series([short])
+        )
         same = np.allclose(both[1], alone[0], atol=1e-5)
         assert same == (name != "unmasked mean"), name
 
@@ -459,6 +463,8 @@ def test_rows_that_do_not_follow_from_the_declaration_are_found(tiny, monkeypatc
     assert "A: settings are not those" in bent(a, settings='{"lr":1}')
     assert "sentiment macro F1 does not follow" in bent(a, **{"sentiment macro F1": 0.9})
     assert "arms of different commits" in bent(last, commit="other")
+    other = "bfloat16" if whole.precision[0] == "float32" else "float32"
+    assert "runs of bfloat16 and float32" in bent(last, precision=other)
     assert "seeds are not the first" in bent(last, seed=7)
     assert "predictions are missing" in bent(last, seed=7)
     assert "another seed than the tuning seeds" in bent(~final, seed=3)

@@ -327,15 +327,15 @@ def test_a_part_of_a_batch_weighs_its_loss_by_its_part_of_the_labels():
     model, frame = small.model(), FRAME[:4].assign(animal=["cat", "cat", None, "other"])
     data = frames.TrainingData(model, frame, batch_size=4, seed=0, size=2)
     batch = frames.Batch([0, 1, 2, 3], [[0, 2], [1, 3]], True)
-    assert data.share(model, "animal", [0, 1], batch) == pytest.approx(2 / 3)
-    assert data.share(model, "animal", [2, 3], batch) == pytest.approx(1 / 3)
-    assert data.share(model, "letter", [2], batch) == pytest.approx(1 / 4)
-    assert data.share(model, "keep animal", [2], batch) == pytest.approx(
+    assert data.weight_in_batch(model, "animal", [0, 1], batch) == pytest.approx(2 / 3)
+    assert data.weight_in_batch(model, "animal", [2, 3], batch) == pytest.approx(1 / 3)
+    assert data.weight_in_batch(model, "letter", [2], batch) == pytest.approx(1 / 4)
+    assert data.weight_in_batch(model, "keep animal", [2], batch) == pytest.approx(
         1 / 4
     )  # a subclass's own: by sentences
     nothing = FRAME[:4].assign(animal=["cat", None, None, None])
     data = frames.TrainingData(model, nothing, batch_size=4, seed=0)
-    assert data.share(model, "animal", [2], frames.Batch([1, 2], [[1], [2]], True)) == 0
+    assert data.weight_in_batch(model, "animal", [2], frames.Batch([1, 2], [[1], [2]], True)) == 0
 
 
 def test_processes_record_the_mean_of_their_losses():

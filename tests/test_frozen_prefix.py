@@ -9,7 +9,7 @@ import torch
 
 import mtst_utils as mtst
 from mtst_utils import checkpoints, frozen_prefix
-from mtst_utils.experiments import studies
+from mtst_utils.experiments import transfer
 
 FRAME = small.frame()
 
@@ -69,7 +69,7 @@ def test_acceleration_off_gives_the_same_losses(corpus):
     frame = corpus[corpus.split == "train"].sample(48, random_state=0)
     histories = []
     for acceleration in (True, False):
-        model = studies.new_model()
+        model = transfer.new_model()
         mtst.unfreeze_top_blocks(model, 2)
         options = {"epochs": 2, "batch_size": 16, "precision": "float32", "progress": False}
         histories.append(mtst.fit(model, frame, **options, acceleration=acceleration))

@@ -17,7 +17,7 @@ from traitlets.config import Config, PyFileConfigLoader
 
 import mtst_utils as mtst
 from mtst_utils import pooling
-from mtst_utils.experiments import layer_rates, studies, transfer
+from mtst_utils.experiments import layer_rates, probes, sentence_transformer, studies, transfer
 from mtst_utils.experiments.notebook import UNFIT
 
 ROOT = Path(__file__).parent.parent
@@ -191,6 +191,8 @@ def test_solutions_of_exercises_run(path, encoder, corpus, capsys):
         "torch": torch,
         "copy": copy,
         "studies": studies,
+        "probes": probes,
+        "sentence_transformer": sentence_transformer,
         "transfer": transfer,
         "layer_rates": layer_rates,
         "triplets": mtst.load_triplets()[:20],

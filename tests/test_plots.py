@@ -43,7 +43,7 @@ DRAWN = {
     "lines": (pd.DataFrame({"a": [1, 2], "b": [2, 1]}), "T", "x", "y"),
     "forest": (EFFECTS, "T", "difference"),
     "verdicts": (
-        EFFECTS.assign(verdict=["holds", "not distinguishable"]),
+        EFFECTS.assign(verdict=["holds", "cannot tell"]),
         [None, "1.9 times"],
         "T",
         "difference",

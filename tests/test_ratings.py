@@ -4,21 +4,27 @@ import numpy as np
 import pytest
 
 from mtst_utils.experiments import multi_task, studies, transfer
-from mtst_utils.experiments.corpora import SENTIMENTS, load_rated_sentences
-from mtst_utils.experiments.ratings import CENTERS, STEPS, expected_rating, rating_step
+from mtst_utils.experiments.corpora import (
+    RATING_CENTERS,
+    RATING_STEPS,
+    SENTIMENTS,
+    expected_rating,
+    load_rated_sentences,
+    rating_step,
+)
 from mtst_utils.multitask import Task
 
 
 def test_steps_have_width_one_and_a_border_at_zero():
     ratings = [-4, -3.01, -1, -0.01, 0, 0.99, 1, 3.99, 4]
-    assert rating_step(ratings).tolist() == [STEPS[i] for i in (0, 0, 3, 3, 4, 4, 5, 7, 7)]
-    assert STEPS[3:5] == ("-1 to +0", "+0 to +1")
-    assert len(STEPS) == len(CENTERS) == 8
+    assert rating_step(ratings).tolist() == [RATING_STEPS[i] for i in (0, 0, 3, 3, 4, 4, 5, 7, 7)]
+    assert RATING_STEPS[3:5] == ("-1 to +0", "+0 to +1")
+    assert len(RATING_STEPS) == len(RATING_CENTERS) == 8
 
 
 def test_expected_rating_is_within_half_a_step_and_keeps_the_sign():
     ratings = load_rated_sentences().rating.to_numpy()
-    sure = np.eye(8)[[STEPS.index(step) for step in rating_step(ratings)]]
+    sure = np.eye(8)[[RATING_STEPS.index(step) for step in rating_step(ratings)]]
     assert np.abs(expected_rating(sure) - ratings).max() <= 0.5
     assert (np.sign(expected_rating(sure)) == np.sign(ratings))[ratings != 0].all()
     assert expected_rating(np.full((1, 8), 1 / 8)) == pytest.approx([0])
@@ -36,12 +42,12 @@ class Perfect:
     def __init__(self, rows):
         self.rows = rows
         self.tasks = {
-            "rating step": Task("rating step", STEPS),
+            "rating step": Task("rating step", RATING_STEPS),
             "sentiment": Task("sentiment", SENTIMENTS),
         }
 
     def probabilities(self, texts):
-        steps = np.eye(8)[[STEPS.index(step) for step in self.rows["rating step"]]]
+        steps = np.eye(8)[[RATING_STEPS.index(step) for step in self.rows["rating step"]]]
         return {"rating step": steps, "sentiment": np.tile([1.0, 0, 0], (len(texts), 1))}
 
 
@@ -57,7 +63,9 @@ def test_a_learned_rating_is_what_the_papers_figures_are_of():
     )
 
 
-def test_a_rating_learned_as_a_number_is_what_the_papers_figures_are_of():
+@pytest.mark.filterwarnings("ignore:.*were cut there")
+def test_a_rating_learned_as_a_number_is_what_the_papers_figures_are_of(monkeypatch, tiny_encoder):
+    monkeypatch.setattr(transfer.SentenceEncoder, "from_pretrained", lambda name: tiny_encoder)
     run = studies.STUDIES["paper_recipes"]["rating as a number, three classes, domain"]
     _, scores = run(None, 0, "quick", n=64, epochs=1)
     steps = studies.STUDIES["paper_recipes"]["rating, three classes, domain"]

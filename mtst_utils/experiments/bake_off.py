@@ -133,7 +133,7 @@ def top_blocks(job: Job) -> Outcome:
     """Only the top blocks and the heads are trained (Lee et al. 2023 choose blocks likewise)."""
     model, own = common.new_model(job.backbone, seed=job.seed), job.settings
     blocks = len(layer_stack(model.encoder.backbone).blocks)
-    unfreeze_top_blocks(model, round(own["share"] * blocks))
+    unfreeze_top_blocks(model, round(own["fraction"] * blocks))
     groups = layerwise_lr_groups(model, own["lr"], 1.0, 1e-3)
     return learn(job, model, torch.optim.AdamW(groups, fused=True))
 
@@ -165,7 +165,7 @@ BAKE_OFF = Study(
         "gradual": Arm(
             gradual,
             {"lr": (1e-4, 2e-4, 4e-4), "end": (0.3, 0.6)},
-            "heads, then layers from the top; the embeddings join after this share of training",
+            "heads, then layers from the top; the embeddings join after this fraction of training",
         ),
         "LP-FT": Arm(
             probe_first,
@@ -174,8 +174,8 @@ BAKE_OFF = Study(
         ),
         "top blocks": Arm(
             top_blocks,
-            {"lr": (1e-4, 2e-4, 4e-4), "share": (0.333, 0.667)},
-            "this share of the blocks, from the top, and the heads, at 0.001",
+            {"lr": (1e-4, 2e-4, 4e-4), "fraction": (0.333, 0.667)},
+            "this fraction of the blocks, from the top, and the heads, at 0.001",
         ),
         "LoRA": Arm(
             lora,

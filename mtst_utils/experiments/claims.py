@@ -1,129 +1,522 @@
-"""The ledger of the claims that the series puts to the test: data/claims.csv. `python -m
-mtst_utils.experiments.claims` measures it anew.
+"""The ledger of the 26 claims: data/claims.csv, made anew by `python -m
+mtst_utils.experiments.claims`.
 
-An experiment is written as `study | setting | against | metric`: the mean over seeds of the metric
-in one setting, compared with the other seed by seed, with its 95 % t interval. The metric may be a
-difference, `one metric - another`; `against` may be `-`, for a setting that is not compared;
-`setting @ backbone` is that setting on another backbone. Effects are turned so that above zero is
-what the claim promises.
+Nothing in it is typed in: numbers come from the committed rows, verdicts from verdicts.py. A claim
+is measured by the declared studies (findings.py). Where those have not run yet, it is by the runs
+of before (EARLIER): arms that were not all tuned, five seeds, no predictions kept. Such a row says
+tuned = no. Taught in data/METHOD.md.
 """
 
+from dataclasses import dataclass
+
+import numpy as np
 import pandas as pd
 
-from mtst_utils.experiments import plots, results
+from mtst_utils.experiments import findings, plots, results
 from mtst_utils.experiments.corpora import DATA
-from mtst_utils.experiments.intervals import t_interval
+from mtst_utils.experiments.intervals import Estimate, of_seeds, t_interval
+from mtst_utils.experiments.verdicts import over_settings, verdict, with_holm
 from mtst_utils.packaged_weights import DEFAULT
 
 LEDGER = DATA / "claims.csv"
-# How a setting is compared with the other, by unit: points are hundredths of a score.
-UNITS = dict.fromkeys(("points", "hundredths"), lambda a, b: 100 * (a - b)) | {
-    "times": lambda a, b: a / b
+COLUMNS = """number claim source arm rival metric unit margin effect low high low90 high90 mde seeds
+corpus backbone p_holm verdict notebook alone survives tuned study n""".split()
+TEXT = "the reference text"
+CLAIMS = {  # number: what is claimed, who says so besides, where it is shown
+    1: ("A paraphrase-tuned sentence model is a good starting point", "", "01, section 5"),
+    2: (
+        "Padding and truncation make batching possible without changing what a sentence means",
+        "",
+        "01, section 2",
+    ),
+    3: ("Mean pooling is simple and effective", "Reimers & Gurevych 2019", "01, section 5"),
+    4: ("One shared encoder serves both tasks for the price of one", "", "02, section 6"),
+    5: (
+        "The summed loss trains both tasks jointly, without losing to two single-task models",
+        "",
+        "02, section 6",
+    ),
+    6: ("Everything frozen: nothing is learned", "", "03, section 2"),
+    7: ("Everything frozen: the cheapest in time and memory", "", "03, section 1"),
+    8: ("Everything frozen: cannot overfit a small data set", "", "03, section 2"),
+    9: (
+        "Everything frozen: embeddings are useful as they are when they fit the task",
+        "",
+        "03, section 2",
+    ),
+    10: ("Backbone frozen: the heads adapt", "", "03, section 3"),
+    11: ("Backbone frozen: less overfitting, above all on little data", "", "03, section 3"),
+    12: ("Backbone frozen: cheap to train", "", "03, section 3"),
+    13: (
+        "Backbone frozen: good when data are of moderate size and tasks near the pretraining",
+        "",
+        "03, section 3",
+    ),
+    14: ("One head frozen: it stays what it was, while the other task adapts", "", "03, section 4"),
+    15: ("One head frozen: protects its task from catastrophic forgetting", "", "03, section 4"),
+    16: ("One head frozen: leaves more of the training to the other task", "", "03, section 4"),
+    17: (
+        "Heads first, then gradual unfreezing, beats training everything from the start",
+        "Howard & Ruder 2018",
+        "03, section 5",
+    ),
+    18: (
+        "A backbone rate below the heads' rate is better than one rate for all",
+        "",
+        "03, section 5",
+    ),
+    19: ("The model does not drift far from its pretrained representation", "", "03, section 5"),
+    20: (
+        "The choice of pretrained model matters more than the training recipe",
+        "",
+        "03, section 5",
+    ),
+    21: ("1e-4 is a sensible base rate", "", "04, section 5"),
+    22: (
+        "With decay 0.95 the early layers are updated more conservatively",
+        "Howard & Ruder 2018",
+        "04, section 4",
+    ),
+    23: ("Layer-wise rates fine-tune better", "Howard & Ruder 2018", "04, section 5"),
+    24: ("Layer-wise rates overfit less", "", "04, section 5"),
+    25: ("Layer-wise rates converge faster or more stably", "", "04, section 5"),
+    26: (
+        "With several tasks, layer-wise rates keep shared features and balance the tasks",
+        "",
+        "04, section 6",
+    ),
 }
-UNITS |= dict.fromkeys(("value", "cosine", "largest change"), lambda a, b: a - b)
 
 
-def ledger():
-    """data/claims.csv: number, claim, experiment, backbone, effect, unit, low, high, seeds,
-    verdict, notebook; every claim on the default backbone, and below it on another one where that
-    was measured. A claim that "depends" has two rows on one backbone: two settings with opposite
-    clear signs.
+@dataclass(frozen=True)
+class Quantity:
+    """A number from the rows of an undeclared study: arm - rival in a metric, seed by seed.
+
+    rival: another setting; "": nothing is taken off but `constant`. minus: a metric that is taken
+    off the metric in both. rival_metric, rival_backbone: where the rival's differ. unit: "points"
+    and "hundredths" are hundredths of a score; "times" is the arm's value over the rival's.
     """
-    return pd.read_csv(LEDGER)
+
+    study: str
+    arm: str
+    rival: str
+    metric: str
+    minus: str = ""
+    rival_metric: str = ""
+    backbone: str = DEFAULT
+    rival_backbone: str = ""
+    unit: str = "points"
+    constant: float = 0.0
+
+    def by_seed(self) -> tuple[pd.Series, pd.Series]:
+        """(the arm's values, the rival's), by seed. Raises ValueError for what has no rows."""
+        table = _table(self.study)
+        arm = _values(table, self.study, self.backbone, self.arm, self.metric, self.minus)
+        if not self.rival:
+            return arm, 0 * arm + self.constant
+        where = self.rival_backbone or self.backbone
+        metric = self.rival_metric or self.metric
+        return arm, _values(table, self.study, where, self.rival, metric, self.minus)
+
+    def differences(self) -> pd.Series:
+        """The comparison by seed, in its unit."""
+        arm, rival = self.by_seed()
+        if self.unit == "times":
+            return (arm / rival).dropna()
+        scale = 100 if self.unit in ("points", "hundredths") else 1
+        return (scale * (arm - rival)).dropna()
+
+    def measure(self) -> dict[str, float]:
+        """effect, low, high (95 % t interval over seeds), seeds."""
+        each = self.differences()
+        effect, low, high = t_interval(each)
+        return {"effect": effect, "low": low, "high": high, "seeds": len(each)}
 
 
-def names(table):
-    """What each row of the ledger is called in a figure: [N] strings."""
-    return [
-        f"{row.number}, {_apart(row)}" if again else f"{row.number}: {row.claim}"
-        for row, again in zip(table.itertuples(), table.duplicated("number"), strict=True)
-    ]
-
-
-def _apart(row):
-    """What sets a row of a claim apart from others of it: another backbone, or the settings that it
-    depends on.
-    """
-    study, setting, against, _ = row.experiment.split(" | ")
-    return (
-        f"{study}: {setting} against {against}" if row.backbone == DEFAULT else f"on {row.backbone}"
-    )
-
-
-def measure(experiment, backbone, unit):
-    """An experiment's effect, low, high, seeds, from the committed rows. Raises ValueError if it
-    does not follow from them.
-    """
-    study, setting, against, metric = experiment.split(" | ")
+def _table(study: str) -> pd.DataFrame:
     rows = results.load(study)
     if study == "benchmarks":  # a run takes the part of a setting, a repeat that of a seed
-        seconds = {
-            "metric": "seconds",
-            "value": rows.seconds / rows.sentences,
-            "backbone": backbone,
-        }
-        rows = rows.assign(setting=rows.question + ": " + rows.run, seed=rows.repeat, **seconds)
-    table = rows.pivot_table(
-        index=["backbone", "setting", "seed"], columns="metric", values="value"
+        value = rows.seconds / rows.sentences
+        rows = rows.assign(setting=rows.question + ": " + rows.run, seed=rows.repeat, value=value)
+        rows = rows.assign(metric="seconds", backbone=DEFAULT)
+    keys = ["backbone", "setting", "seed"]
+    return rows.pivot_table(index=keys, columns="metric", values="value")
+
+
+def _values(table, study: str, backbone: str, setting: str, metric: str, minus: str) -> pd.Series:
+    try:
+        own = table.loc[(backbone, setting)]
+        return (own[metric] - (own[minus] if minus else 0)).dropna()
+    except KeyError as missing:
+        raise ValueError(
+            f"{study}.csv has nothing of {missing}: {setting!r}, {metric!r} on {backbone}"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Earlier(Quantity):
+    """A claim by runs of before. margin: in the unit (times: 0.05 is 5 %); 0: none was declared.
+
+    called: (arm, rival, metric) in words, where the settings' own names say less.
+    """
+
+    number: int = 0
+    promise: str = "gain"
+    margin: float = 1.0
+    called: tuple[str, str, str] | None = None
+
+    def estimate(self) -> Estimate:
+        """The comparison as verdicts need it: scores as they are; ratios as logarithms."""
+        each = self.differences()
+        scale = {"points": 100, "hundredths": 100}.get(self.unit, 1)
+        return of_seeds(np.log(each) if self.unit == "times" else each / scale)
+
+
+F1, ACCURACY, MPNET = "sentiment macro F1", "domain accuracy", "all-mpnet-base-v2"
+HALF = {"metric": ACCURACY, "margin": 0.5}
+TIMES = {"metric": "seconds", "unit": "times", "margin": 0.05}
+ANSWERED = "both tasks answered: "
+EPOCH = "one epoch with a part frozen, all-MiniLM-L6-v2: "
+GAP = {"metric": "training, sentiment accuracy", "minus": "sentiment accuracy"}
+COSINE = ("a sentence in a batch of 32", "alone", "lowest cosine")
+GAP_F1 = {"metric": f"training, {F1}", "minus": F1}
+RULE, FLAT, TWICE = "decay 0.95, rate 0.0001", "decay 1, rate 0.0001", "decay 0.95, rate 0.0002"
+KEPT = {"metric": "correlation of similarities", "unit": "hundredths"}
+
+
+def _earlier(number: int, study: str, arm: str, rival: str, metric: str = F1, **options):
+    return Earlier(study, arm, rival, metric, number=number, **options)
+
+
+EARLIER = [
+    _earlier(1, "choices", "pretrained", "random", f"mean, {F1}", promise="practical gain"),
+    _earlier(
+        2,
+        "padding",
+        "mean",
+        "",
+        "cosine to alone, lowest",
+        unit="cosine",
+        constant=1.0,
+        promise="no loss",
+        margin=0.001,
+        called=COSINE,
+    ),
+    *(
+        _earlier(
+            3,
+            "choices",
+            "pretrained",
+            "pretrained",
+            f"mean, {F1}",
+            rival_metric=f"{pooling}, {F1}",
+            promise="no loss",
+            called=("mean", pooling, F1),
+        )
+        for pooling in ("cls", "max", "unmasked mean")
+    ),
+    _earlier(
+        4,
+        "benchmarks",
+        f"{ANSWERED}two models",
+        f"{ANSWERED}one encoder, two heads",
+        promise="practical gain",
+        called=("two models", "one encoder, two heads", "seconds"),
+        **TIMES,
+    ),
+    *(
+        _earlier(
+            5, "multitask", "joint", f"{task} only", backbone=backbone, promise="no loss", **how
+        )
+        for backbone in (DEFAULT, MPNET)
+        for task, how in (("sentiment", {}), ("domain", HALF))
+    ),
+    _earlier(
+        7,
+        "benchmarks",
+        f"{EPOCH}everything",
+        f"{EPOCH}heads alone, without the cache",
+        promise="practical gain",
+        called=("everything trained", "heads alone, without the cache", "seconds an epoch"),
+        **TIMES,
+    ),
+    *(
+        _earlier(
+            9,
+            "untrained",
+            "pretrained",
+            "random",
+            f"nearest centroid, {metric}",
+            promise="practical gain",
+            margin=margin,
+        )
+        for metric, margin in ((F1, 1.0), (ACCURACY, 0.5))
+    ),
+    _earlier(10, "labels", "backbone frozen, 2048", "backbone frozen, 32"),
+    *(
+        _earlier(
+            11,
+            "labels",
+            "everything trained, 2048",
+            f"{probe}, 2048",
+            called=("everything trained", probe, "sentiment accuracy, training - test"),
+            **GAP,
+        )
+        for probe in ("backbone frozen", "two-block probe")
+    ),
+    _earlier(
+        12,
+        "benchmarks",
+        f"{EPOCH}everything",
+        f"{EPOCH}heads alone, with the cache filled",
+        promise="practical gain",
+        called=("everything trained", "heads alone, the cache filled", "seconds an epoch"),
+        **TIMES,
+    ),
+    *(
+        _earlier(
+            13,
+            "labels",
+            f"two-block probe, {n}",
+            f"everything trained, {n}",
+            promise="no loss",
+            margin=margin,
+            called=("two-block probe", "everything trained", F1),
+        )
+        for n, margin in ((32, 2.0), (128, 2.0), (512, 1.0))
+    ),
+    *(
+        _earlier(
+            15,
+            study,
+            "head A frozen",
+            "",
+            minus=f"before, {ACCURACY}",
+            promise="no loss",
+            called=(f"after task B{case}", "before it", ACCURACY),
+            **HALF,
+        )
+        for study, case in (("forgetting", ""), ("forgetting_hard", " of movie reviews alone"))
+    ),
+    _earlier(16, "forgetting", "joint, head A frozen", "joint", promise="no loss"),
+    _earlier(17, "transfer", "gradual, 0.0003", "heads 10 times, 0.0003"),
+    _earlier(17, "layerwise_many", "gradual, decay 1, rate 0.0002", "decay 1, rate 0.0002"),
+    _earlier(17, "transfer", "gradual, 0.0003", "heads 10 times, 0.0003", backbone=MPNET),
+    *(
+        _earlier(18, "transfer", "heads 10 times, 0.0003", "one rate, 0.0003", backbone=backbone)
+        for backbone in (DEFAULT, MPNET)
+    ),
+    *(
+        _earlier(
+            19,
+            "transfer",
+            "heads 10 times, 0.0003",
+            "",
+            f"cosine to before, block {top}",
+            backbone=backbone,
+            unit="cosine",
+            margin=0,
+        )
+        for backbone, top in ((DEFAULT, 5), (MPNET, 11))
+    ),
+    Earlier(
+        "transfer",
+        "probe",
+        "heads 10 times, 0.0003",
+        F1,
+        backbone=MPNET,
+        rival_backbone=DEFAULT,
+        number=20,
+    ),
+    _earlier(21, "layerwise_many", RULE, TWICE, promise="no loss"),
+    _earlier(21, "layerwise_few", RULE, TWICE, backbone=MPNET, promise="no loss"),
+    *(
+        _earlier(number, study, arm, rival, backbone=backbone, **how)
+        for study, backbone in (("layerwise_many", DEFAULT), ("layerwise_few", MPNET))
+        for number, arm, rival, how in (
+            (22, FLAT, RULE, TIMES | {"metric": "distance to pretrained, block 0"}),
+            (23, RULE, FLAT, {}),
+            (25, RULE, FLAT, {"metric": f"valid, {F1}, step 40"}),
+            (26, RULE, FLAT, KEPT),
+        )
+    ),
+    *(
+        _earlier(
+            24,
+            "layerwise_few",
+            FLAT,
+            RULE,
+            backbone=backbone,
+            called=(FLAT, RULE, f"{F1}, training - test"),
+            **GAP_F1,
+        )
+        for backbone in (DEFAULT, MPNET)
+    ),
+]
+BY_SIZE = {13}  # runs of before stay at the sizes that no declared study has: they are its point
+# What cannot come out otherwise: (number, study, arm, what it is measured by, minus).
+BY_CONSTRUCTION = (
+    (6, "frozen", "everything frozen", "largest change, encoder", ""),
+    (8, "frozen", "everything frozen", f"training, {F1}", f"before, training, {F1}"),
+    (14, "frozen", "head A frozen", "largest change, head A", ""),
+)
+
+
+def ledger() -> pd.DataFrame:
+    """data/claims.csv, a row a comparison, by number: the default backbone first, then others.
+
+    number, claim, source (who says so); arm, rival, metric, unit; margin; effect with its 95 % and
+    90 % interval (turned so that above zero, or above 1 for times, is what the claim promises); mde
+    (minimal detectable effect); seeds, corpus, backbone; p_holm; verdict (of the claim on this
+    backbone); notebook. Besides: alone (the verdict of this row), survives (whether a clear sign
+    is one still after Holm's correction), tuned (no: of the runs before designs were declared),
+    study, n (training sentences).
+    """
+    return pd.read_csv(LEDGER, keep_default_na=False, na_values=[""])
+
+
+def measured() -> pd.DataFrame:
+    """The ledger from the committed rows."""
+    rows = [_by_construction(*part) for part in BY_CONSTRUCTION]
+    declared = findings.ledger()
+    declared = declared[(declared.verdict != "unfinished") & declared.number.str.isdigit()]
+    declared = declared.assign(number=declared.number.astype(int), tuned="yes")
+    done, sizes = set(declared.number), set(zip(declared.number, declared.n, strict=True))
+    earlier = pd.DataFrame([_row(earlier) for earlier in EARLIER])
+    stays = [
+        (number, n) not in sizes if number in BY_SIZE else number not in done
+        for number, n in zip(earlier.number, earlier.n, strict=True)
+    ]
+    table = pd.concat(
+        [declared.rename(columns={"verdict": "alone"}), earlier[stays], pd.DataFrame(rows)]
     )
-    metric, _, minus = metric.partition(" - ")
-
-    def of(setting):
-        name, _, other = setting.partition(" @ ")
-        try:
-            own = table.loc[(other or backbone, name)]
-            return (own[metric] - (own[minus] if minus else 0)).dropna()
-        except KeyError as missing:
-            raise ValueError(
-                f"{study}.csv has nothing of {missing} for {experiment!r} on {backbone}"
-            ) from None
-
-    value = of(setting)
-    each = UNITS[unit](value, 0 * value if against == "-" else of(against)).dropna()
-    effect, low, high = t_interval(each)
-    return {"effect": effect, "low": low, "high": high, "seeds": len(each)}
+    for name, place in (("claim", 0), ("notebook", 2)):
+        table[name] = table.number.map(lambda number, place=place: CLAIMS[number][place])
+    table["source"] = table.number.map(
+        lambda number: "; ".join(filter(None, (TEXT, CLAIMS[number][1])))
+    )
+    table["other"] = table.backbone != DEFAULT
+    table = table.sort_values(["number", "other"], kind="stable", ignore_index=True)
+    for _, part in table.groupby(["number", "backbone"]):
+        table.loc[part.index, "verdict"] = over_settings(part.assign(verdict=part.alone))
+    return with_holm(table)[COLUMNS]
 
 
-def written(row):
+def _by_construction(number: int, study: str, arm: str, metric: str, minus: str) -> dict:
+    quantity = Quantity(study, arm, "", metric, minus, unit="largest change")
+    found = quantity.measure()
+    row = {"number": number, "study": study, "arm": arm, "metric": metric, "tuned": "no"}
+    row |= {"unit": "largest change", "effect": found["effect"], "seeds": found["seeds"]}
+    return row | _facts(quantity) | {"alone": "by construction", "sign": 0}
+
+
+def _row(earlier: Earlier) -> dict:
+    found, times = earlier.estimate(), earlier.unit == "times"
+    scale = 100 if earlier.unit in ("points", "hundredths") else 1
+    margin = np.log1p(earlier.margin) if times else earlier.margin / scale
+
+    def shown(value: float) -> float:
+        return float(np.exp(value)) if times else scale * value
+
+    (low, high), (low90, high90) = found.interval(), found.interval(0.9)
+    alone = verdict(found, margin, earlier.promise) if margin else "cannot tell"
+    metric = earlier.metric + (f" - {earlier.minus}" if earlier.minus else "")
+    arm = earlier.arm + (f" on {earlier.backbone}" if earlier.rival_backbone else "")
+    arm, rival, metric = earlier.called or (arm, earlier.rival, metric)
+    return {
+        "number": earlier.number,
+        "arm": arm,
+        "rival": rival,
+        "metric": metric,
+        "unit": earlier.unit,
+        "margin": shown(margin) if margin else np.nan,
+        "effect": shown(found.effect),
+        "low": shown(low),
+        "high": shown(high),
+        "low90": shown(low90),
+        "high90": shown(high90),
+        "mde": shown(found.mde),
+        "seeds": found.seeds,
+        "p": found.p if margin else np.nan,
+        "sign": (int(low > 0) - int(high < 0)) if margin else 0,
+        "alone": alone,
+        "tuned": "no",
+        "study": earlier.study,
+    } | _facts(earlier)
+
+
+def _facts(quantity: Quantity) -> dict:
+    """Corpus, backbone, and how many training sentences the arm had."""
+    facts = {"corpus": "rated sentences", "backbone": quantity.rival_backbone or quantity.backbone}
+    if quantity.study != "benchmarks":
+        rows = results.load(quantity.study, quantity.backbone)
+        facts["n"] = int(rows.n[rows.setting == quantity.arm].iloc[0])
+    return facts
+
+
+def names(table: pd.DataFrame) -> list[str]:
+    """What each row of the ledger is called in a figure: [N] strings."""
+    several = table.duplicated("number", keep=False)
+    return [
+        f"{row.number}: {_apart(row) if again else row.claim}"
+        for row, again in zip(table.itertuples(), several, strict=True)
+    ]
+
+
+def _apart(row) -> str:
+    """What sets a row of a claim apart from others of it."""
+    rival = f" against {row.rival}" if isinstance(row.rival, str) else ""
+    size = f", {row.n:g} sentences" if row.n == row.n else ""
+    where = "" if row.backbone == DEFAULT else f", on {row.backbone}"
+    return f"{row.arm}{rival}, {row.metric}{size}{where}"
+
+
+def written(row) -> str:
     """An effect with its interval and unit, as text."""
     digits = ".1f" if row.unit in ("points", "hundredths") else ".3g"
-    effect, low, high = (
-        f"{value:{digits}}".replace("-", "−") for value in (row.effect, row.low, row.high)
-    )
-    return f"{effect} {row.unit} [{low}, {high}]"
+    digits = ".0e" if 0 < abs(row.effect) < 1e-3 else digits
+    numbers = [f"{value:{digits}}".replace("-", "−") for value in (row.effect, row.low, row.high)]
+    if row.low != row.low:  # by construction: there is nothing to be uncertain of
+        return f"{numbers[0]} {row.unit}"
+    return f"{numbers[0]} {row.unit} [{numbers[1]}, {numbers[2]}]"
 
 
-def markdown(table):
-    """The ledger as a Markdown table: number, claim, effect with its interval, seeds, verdict,
-    notebook.
-    """
+def markdown(table: pd.DataFrame) -> str:
+    """The ledger as a Markdown table; ° marks rows of the runs before designs were declared."""
     lines = [
-        "| | claim | effect, with 95 % interval | seeds | verdict | shown in |",
-        "|---|---|---|---|---|---|",
+        "| | claim, and what was compared | effect, 95 % interval | detectable | seeds | verdict "
+        "| shown in |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for row, again in zip(table.itertuples(), table.duplicated("number"), strict=True):
-        number, claim = ("", f"… {_apart(row)}") if again else (row.number, row.claim)
-        claim += f" ({_apart(row)})" if row.verdict == "depends" and not again else ""
+    number = None
+    for row in table.itertuples():
+        mark = "" if row.tuned == "yes" or row.verdict == "by construction" else " °"
+        mark += " (not after Holm)" if row.survives is False or row.survives == "False" else ""
+        if row.number != number:
+            number = row.number
+            lines.append(f"| {number} | **{row.claim}** | | | | | {row.notebook} |")
+        word = row.alone if row.verdict != "depends" else f"depends: {row.alone}"
+        mde = "" if row.mde != row.mde else f"{row.mde:.2g}"
         lines.append(
-            f"| {number} | {claim} | {written(row)} | {row.seeds} | *{row.verdict}* | "
-            f"{row.notebook} |"
+            f"| | {_apart(row)} | {written(row)} | {mde} | {row.seeds} | *{word}*{mark} | |"
         )
     return "\n".join(lines)
 
 
-def main():
+def verdict_of(table: pd.DataFrame, number: int, backbone: str = DEFAULT) -> str:
+    """A claim's verdict on a backbone."""
+    return table[(table.number == number) & (table.backbone == backbone)].verdict.iloc[0]
+
+
+def main() -> None:
+    measured().to_csv(LEDGER, index=False)
     table = ledger()
-    for i, row in table.iterrows():
-        table.loc[i, ["effect", "low", "high", "seeds"]] = measure(
-            row.experiment, row.backbone, row.unit
-        )
-    table.to_csv(LEDGER, index=False)
-    shown = table[table.backbone == DEFAULT]
+    shown = table[(table.backbone == DEFAULT) & ~table.duplicated(["number", "backbone"])]
     axes = plots.verdicts(
         shown.set_axis(names(shown)),
         [None if row.unit == "points" else written(row) for row in shown.itertuples()],
         "Pretraining delivers what it promises; of most recipes no gain shows",
-        "points of the score; above zero is what the claim promises; 95 % t interval over seeds",
+        "points of the score; above zero is what the claim promises; 95 % interval",
     )
     axes.figure.savefig(LEDGER.with_suffix(".png"), dpi=100, bbox_inches="tight")
     print(markdown(table))

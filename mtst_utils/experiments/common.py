@@ -24,7 +24,7 @@ from mtst_utils.experiments.designs import Job
 TASKS = {"sentiment": SENTIMENTS, "domain": tuple(DOMAINS)}
 VALID = 1000  # validation sentences that tuning looks at: the same ones for every arm
 CURVE = 200  # test sentences that a curve over training looks at; nothing is chosen by them
-SHARES = (0.25, 0.5, 0.75, 1)  # of all steps: where a curve has its points
+FRACTIONS = (0.25, 0.5, 0.75, 1)  # of all steps: where a curve has its points
 
 
 def draw_head(head: torch.nn.Linear, seed: int, task: str) -> None:
@@ -228,7 +228,7 @@ class TestCurve:
 
     def __init__(self, frame: pd.DataFrame, total_steps: int):
         self.frame, self.points = frame, {}
-        self.steps = {max(1, round(share * total_steps)): share for share in SHARES}
+        self.steps = {max(1, round(fraction * total_steps)): fraction for fraction in FRACTIONS}
 
     def on_step(self, run) -> None:
         if run.step in self.steps:

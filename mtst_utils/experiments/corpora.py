@@ -13,6 +13,7 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mtst_utils.experiments.splits import group_split, near_duplicate_groups
@@ -26,6 +27,9 @@ DOMAINS = {  # our name: the publisher's file
     "product review": "amazonReviewSnippets",
     "newspaper editorial": "nytEditorialSnippets",
 }
+# The mean of some twenty human ratings, from -4 to 4, as eight classes in order.
+RATING_CENTERS = np.arange(-3.5, 4)
+RATING_STEPS = tuple(f"{center - 0.5:+.0f} to {center + 0.5:+.0f}" for center in RATING_CENTERS)
 PINNED = "vaderSentiment==3.3.2"  # only its source distribution holds the corpus
 ARCHIVE = "vaderSentiment-3.3.2.tar.gz"
 ARCHIVE_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
@@ -185,3 +189,25 @@ def _rated_sentences(archive):
     frame["group"] = near_duplicate_groups(frame["text"], frame["document"])
     frame["split"] = group_split(frame["domain"], frame["group"])
     return frame[["text", "domain", "rating", "sentiment", "group", "split"]]
+
+
+def rating_step(rating):
+    """Ratings [N] -> the names of their steps [N]; a border belongs to the step above, 4 to the
+    last.
+
+    Three classes throw away how strongly a sentence is meant, and call a rating of 0.4 neutral
+    although it has a sign; steps of width one with a border at zero keep both. Raises ValueError
+    for a rating outside [-4, 4].
+    """
+    rating = np.asarray(rating, float)
+    outside = np.flatnonzero(~(np.abs(rating) <= 4))
+    if len(outside):
+        raise ValueError(
+            f"ratings must be from -4 to 4; got {rating[outside[0]]} at position {outside[0]}"
+        )
+    return np.array(RATING_STEPS)[np.floor(rating).astype(int).clip(-4, 3) + 4]
+
+
+def expected_rating(probability):
+    """Probabilities of the steps [N, 8] -> the rating to be expected [N], in [-3.5, 3.5]."""
+    return probability @ RATING_CENTERS

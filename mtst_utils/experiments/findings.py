@@ -7,7 +7,6 @@ import json
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from mtst_utils.backbones import DEFAULT
 from mtst_utils.experiments import records
@@ -18,6 +17,7 @@ from mtst_utils.experiments.intervals import (
     accuracy_of,
     group_values,
     macro_f1_of,
+    of_seeds,
     seeds_needed,
     t_interval,
     two_way,
@@ -53,6 +53,7 @@ LEDGER = [
     "backbone",
     "p",
     "verdict",
+    "study",
     "n",
     "seed_se",
     "group_se",
@@ -119,9 +120,7 @@ def ratio(
     for arm in (comparison.arm, comparison.rival):
         rows = _final(study, backbone, n, arm).set_index("seed").loc[seeds]
         logs.append(np.log([json.loads(text)[comparison.metric] for text in rows.details]))
-    found = logs[1] - logs[0]
-    se, count = float(stats.sem(found)), len(found)
-    return Estimate(float(found.mean()), se, count - 1, se, 0.0, count, 0)
+    return of_seeds(logs[1] - logs[0])
 
 
 def estimate(study: Study, comparison: Comparison, backbone: str, n: int) -> Estimate | None:
@@ -184,6 +183,7 @@ def _row(study: Study, backbone: str, n: int, comparison: Comparison, found: Est
         "backbone": backbone,
         "p": found.p,
         "verdict": verdict(found, margin, comparison.promise) if finished else "unfinished",
+        "study": study.name,
         "n": n,
         "seed_se": 100 * found.seed_se,
         "group_se": 100 * found.group_se,
@@ -240,7 +240,7 @@ def audit(name: str, backbone: str = DEFAULT) -> list[str]:
 
     Tuning rows: tuning seeds, and no score on test. Final rows: declared seeds, the settings that
     the tuning rows choose, whole pairs up to the seed that is running, one commit for all arms of a
-    seed, and scores that follow from the kept predictions.
+    seed, and scores that follow from the kept predictions. One precision for all runs of a size.
     """
     study, found = declared(name), []
     rows = records.rows_of(name)
@@ -257,6 +257,9 @@ def audit(name: str, backbone: str = DEFAULT) -> list[str]:
                 found += [
                     f"n={n}, {arm}: {fault}" for fault in _faults(study, backbone, n, arm, own)
                 ]
+    for n, part in rows.groupby("n"):
+        if part.precision.nunique() > 1:
+            found.append(f"n={n}: runs of {' and '.join(sorted(part.precision.unique()))}")
     for (n, seed), part in rows[rows.phase == "final"].groupby(["n", "seed"]):
         if part.commit.nunique() > 1:
             found.append(f"n={n}, seed {seed}: arms of different commits")

@@ -127,8 +127,8 @@ class Pull:
         pull = self.strength * group["lr"] / group["initial_lr"]
         with torch.no_grad():
             for parameter, start, importance in self.rows:
-                share = pull if importance is None else pull * importance
-                parameter.lerp_(start, share / (1 + share))
+                weight = pull if importance is None else pull * importance
+                parameter.lerp_(start, weight / (1 + weight))
 
 
 def importances(model: MultiTaskModel, frame: pd.DataFrame) -> list[torch.Tensor]:
@@ -168,13 +168,14 @@ def refit_head(model: MultiTaskModel, frame: pd.DataFrame) -> None:
         head.bias[fitted.classes_] = torch.tensor(bias).float()
 
 
-def mix(model: MultiTaskModel, start: list[torch.Tensor], share: float) -> None:
-    """The encoder's weights become share of what they are and the rest of start (WiSE-FT, Wortsman
-    et al. 2022).
+def mix(model: MultiTaskModel, start: list[torch.Tensor], fraction: float) -> None:
+    """Average the encoder's weights with those of start (WiSE-FT, Wortsman et al. 2022).
+
+    fraction: what the weights of now count for.
     """
     with torch.no_grad():
         for parameter, before in zip(model.encoder.parameters(), start, strict=True):
-            parameter.lerp_(before, 1 - share)
+            parameter.lerp_(before, 1 - fraction)
 
 
 def result(job: Job, guess: dict, **cost) -> Outcome:

@@ -71,8 +71,8 @@ def t_interval(values):
     values = np.asarray(values, float)
     if len(values) < 2:
         raise ValueError(f"an interval needs two values or more; got {len(values)}")
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+    margin = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return float(values.mean()), float(values.mean() - margin), float(values.mean() + margin)
 
 
 # --- Seeds and test groups together ---------------------------------------------------------------
@@ -117,6 +117,19 @@ class Estimate:
     @property
     def mde(self) -> float:
         return detectable_ratio(self.df) * self.se
+
+
+def of_seeds(values: np.ndarray) -> Estimate:
+    """The mean over seeds [S] with the seeds' spread as its only source of error.
+
+    For costs, which have no test sentences, and for runs that kept no predictions. Raises
+    ValueError for fewer than two.
+    """
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        raise ValueError(f"an interval needs two values or more; got {len(values)}")
+    se, count = float(stats.sem(values)), len(values)
+    return Estimate(float(values.mean()), se, count - 1, se, 0.0, count, 0)
 
 
 def two_way(
@@ -167,9 +180,9 @@ def gradient(confusion: np.ndarray, score: Callable = macro_f1_of) -> np.ndarray
     size = np.maximum(
         confusion.sum(-1) + confusion.sum(-2), 1
     )  # of a class, by truth and by prediction together
-    share = 2 * np.diagonal(confusion, axis1=-2, axis2=-1) / size / size
+    slope = 2 * np.diagonal(confusion, axis1=-2, axis2=-1) / size / size
     return (
-        2 * eye / size[..., None, :] - share[..., :, None] - share[..., None, :]
+        2 * eye / size[..., None, :] - slope[..., :, None] - slope[..., None, :]
     ) / confusion.shape[-1]
 
 

@@ -20,7 +20,7 @@ from mtst_utils.layers import layer_stack
 from mtst_utils.learning_rates import layerwise_lr_groups
 from mtst_utils.training import fit
 
-STEPS = (20, 40, 60, 90)  # steps after which validation sentences are looked at, the end apart
+LOOKED_AT = (20, 40, 60, 90)  # steps after which validation sentences are looked at, the end apart
 
 
 def upside_down(groups):
@@ -131,7 +131,7 @@ def layerwise_run(
     similar = sample_similarities(model.encoder)
     groups = layerwise_lr_groups(model, lr, decay, head_lr)
     optimizer = torch.optim.AdamW(upside_down(groups) if mirrored else groups, fused=True)
-    curve = BothTasks(valid[:300], STEPS)
+    curve = BothTasks(valid[:300], LOOKED_AT)
     callbacks = [curve, GradualUnfreezing(0.2, 0.6, lr, decay)] if gradual else [curve]
     history = fit(
         model,

@@ -5,6 +5,7 @@ Each `..._run` returns (training sentences, {metric: value}); `studies.STUDIES` 
 """
 
 import numpy as np
+import torch
 from sklearn.metrics import f1_score
 
 from mtst_utils.experiments.baselines import (
@@ -16,10 +17,15 @@ from mtst_utils.experiments.baselines import (
     three_class,
     vader,
 )
-from mtst_utils.experiments.corpora import load_human_ratings, load_rated_sentences
-from mtst_utils.experiments.ratings import expected_rating, rating_step
+from mtst_utils.experiments.corpora import (
+    expected_rating,
+    load_human_ratings,
+    load_rated_sentences,
+    rating_step,
+)
 from mtst_utils.experiments.transfer import new_model
 from mtst_utils.learning_rates import default_optimizer
+from mtst_utils.multitask import MultiTaskModel
 from mtst_utils.training import fit
 
 
@@ -122,3 +128,34 @@ def baseline_run(backbone, seed, scale, name):
         paper_scores(score, test.rating, test.domain),
         macro_f1(predicted, test.sentiment, test.domain),
     )
+
+
+class UncertaintyWeighted(MultiTaskModel):
+    """Kendall et al. 2018: loss = sum of exp(-s) * loss + s, with one learned s per task."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.log_variance = torch.nn.ParameterDict({name: torch.zeros(()) for name in self.tasks})
+
+    def total_loss(self, losses):
+        return sum(
+            value * (-self.log_variance[name]).exp() + self.log_variance[name]
+            for name, value in losses.items()
+        )
+
+
+def combination_run(backbone, seed, scale, how, n=1500, epochs=2):
+    """One way of training both tasks, all on the same 1,500 sentences and the same number of steps
+    for each task.
+    """
+    corpus = load_rated_sentences()
+    train = corpus[corpus.split == "train"].sample(n if scale == "full" else 300, random_state=seed)
+    model = new_model(backbone, seed=seed, **({"sentiment": how} if isinstance(how, float) else {}))
+    if how == "uncertainty":
+        model = UncertaintyWeighted(model.encoder, model.tasks.values())
+    if isinstance(how, tuple):  # one after the other: the first task alone, then the second alone
+        for other in reversed(how):
+            fit(model, train.drop(columns=other), epochs=epochs, seed=seed, progress=False)
+    else:
+        fit(model, train, epochs=epochs, seed=seed, progress=False)
+    return len(train), scores_on(model, corpus[corpus.split == "test"])

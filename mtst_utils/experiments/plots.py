@@ -308,10 +308,11 @@ def verdicts(table, effects, title, xlabel, ax=None):
     """
     color = {
         "holds": COLORS[0],
-        "holds partly": COLORS[2],
+        "no difference": COLORS[2],
         "depends": COLORS[4],
-        "does not hold here": COLORS[3],
-        "not distinguishable": GREY,
+        "does not hold": COLORS[3],
+        "cannot tell": GREY,
+        "by construction": "black",
     }
     ax = _axes(ax, 13, 0.34 * len(table) + 1.2)
     for position, (row, effect) in enumerate(zip(table.itertuples(), effects, strict=True)):

@@ -99,7 +99,7 @@ def keep(row: dict, predictions: dict[str, np.ndarray] | None = None) -> None:
     unknown = set(row) - set(COLUMNS)
     if unknown or not set(KEYS) <= set(row):
         raise ValueError(f"a row has the columns of records.COLUMNS; got {sorted(row)}")
-    with results.kept(row["study"]):
+    with results.locked(row["study"]):
         if predictions:
             _keep_predictions(row, predictions)
         path, line = results.RESULTS / f"{row['study']}.csv", io.StringIO()

@@ -28,7 +28,7 @@ from mtst_utils.experiments.designs import (
 )
 from mtst_utils.experiments.few_labels import FEW_LABELS
 from mtst_utils.experiments.forgetting import FORGETTING, FORGETTING_HARD
-from mtst_utils.experiments.pooling_study import POOLING
+from mtst_utils.experiments.sentence_transformer import POOLING
 from mtst_utils.experiments.studies import STUDIES as UNDECLARED
 
 STUDIES: dict[str, Study] = {

@@ -103,7 +103,7 @@ def append(study, backbone, setting, seed, n, metrics, seconds):
         for metric, value in metrics.items()
     )
     path, new = RESULTS / f"{study}.csv", RESULTS / f"{study}.new"
-    with kept(
+    with locked(
         study
     ):  # one process at a time; and a kill in the middle of writing must leave the file as it was
         try:
@@ -120,7 +120,7 @@ def append(study, backbone, setting, seed, n, metrics, seconds):
             ) from error
 
 
-def kept(study):
+def locked(study):
     """A lock on the study's file. Raises OSError where nothing can be written, which a run should
     know before it starts.
     """

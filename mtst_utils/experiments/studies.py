@@ -8,184 +8,23 @@ import argparse
 import time
 from functools import partial
 
-import numpy as np
-import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
-from mtst_utils.backbones import load_backbone
-from mtst_utils.encoder import SentenceEncoder
 from mtst_utils.experiments import results
-from mtst_utils.experiments.corpora import DOMAINS, load_rated_sentences, load_triplets
-from mtst_utils.experiments.intervals import accuracy_of, bootstrap_score, wilson
+from mtst_utils.experiments.corpora import DOMAINS
 from mtst_utils.experiments.layer_rates import layerwise_run, probes_run
-from mtst_utils.experiments.multi_task import baseline_run, scores_on, training_run
-from mtst_utils.experiments.probes import probe, triplet_hits
+from mtst_utils.experiments.multi_task import baseline_run, combination_run, training_run
+from mtst_utils.experiments.sentence_transformer import choices_run, padding_run
 from mtst_utils.experiments.transfer import (
     LABELS,
     forgetting_run,
     frozen_run,
     labels_run,
-    new_model,
     out_of_domain_run,
     transfer_run,
     untrained_run,
 )
-from mtst_utils.multitask import MultiTaskModel
 from mtst_utils.packaged_weights import DEFAULT
-from mtst_utils.pooling import first_token, masked_max, masked_mean
-from mtst_utils.training import fit
-
-
-class FourPoolings(SentenceEncoder):
-    """Mean, CLS, max and unmasked mean of one forward pass, side by side: [B, 4H]."""
-
-    names = ("mean", "cls", "max", "unmasked mean")
-
-    @property
-    def dimension(self):
-        return 4 * super().dimension
-
-    def forward(self, input_ids, attention_mask):
-        tokens = self.backbone(
-            input_ids=input_ids, attention_mask=attention_mask
-        ).last_hidden_state.float()
-        poolings = [pool(tokens, attention_mask) for pool in (masked_mean, first_token, masked_max)]
-        return torch.cat([*poolings, tokens.mean(1)], dim=-1)
-
-
-def naive_encode(encoder, sentences, precision="auto"):
-    """Batches of 32 in the order given, as most code does it: what an unmasked mean sees depends on
-    the neighbours.
-    """
-    return np.concatenate(
-        [
-            encoder.encode(list(sentences[i : i + 32]), token_budget=10**9, precision=precision)
-            for i in range(0, len(sentences), 32)
-        ]
-    )
-
-
-def choices(
-    backbone=None, n_train=4000, n_test=None, weights="pretrained", precision="auto", seed=0
-):
-    """Notebook 01's choices: each pooling on the triplets, and as frozen features for domain and
-    sentiment.
-
-    weights: "pretrained", or "random" for the same architecture untrained. Returns (one row per
-    pooling and metric with value, low, high, n; the predictions by (pooling, task), for paired
-    comparisons; the test rows).
-    """
-    model, tokenizer = load_backbone(backbone)
-    if weights == "random":
-        torch.manual_seed(seed)
-        model = type(model)(model.config).eval()
-    encoder = FourPoolings(model, tokenizer)
-    corpus = load_rated_sentences()
-    train = corpus[corpus.split == "train"].sample(n_train, random_state=seed)
-    test = corpus[corpus.split == "test"].sample(frac=1, random_state=seed)[:n_test]
-    triplets = load_triplets()
-    parts = [
-        naive_encode(encoder, column.tolist(), precision)
-        for column in (
-            train.text,
-            test.text,
-            triplets.anchor,
-            triplets.paraphrase,
-            triplets.distractor,
-        )
-    ]
-    rows, predictions = [], {}
-    for i, pooling in enumerate(FourPoolings.names):
-        x_train, x_test, *sides = (
-            part[:, i * model.config.hidden_size :][:, : model.config.hidden_size] for part in parts
-        )
-        scores = {
-            "triplets right": (*wilson(triplet_hits(*sides).sum(), len(triplets)), len(triplets))
-        }
-        for task, metric, score in [
-            ("domain", "accuracy", accuracy_of),
-            ("sentiment", "macro F1", None),
-        ]:
-            predicted = predictions[pooling, task] = probe(x_train, train[task], x_test)
-            options = {"score": score} if score else {}
-            scores[f"{task} {metric}"] = (
-                *bootstrap_score(test[task], predicted, **options),
-                len(test),
-            )
-        rows += [
-            {"pooling": pooling, "metric": metric, "value": v, "low": low, "high": high, "n": n}
-            for metric, (v, low, high, n) in scores.items()
-        ]
-    return pd.DataFrame(rows), predictions, test
-
-
-def _padding_run(backbone, seed, scale, how):
-    """Is a sentence's embedding in a padded batch of 32 the one it has alone? Cosines between the
-    two, in float32.
-    """
-    encoder = FourPoolings(*load_backbone(backbone))
-    size, i = encoder.backbone.config.hidden_size, FourPoolings.names.index(how)
-    corpus = load_rated_sentences()
-    sentences = (
-        corpus[corpus.split == "test"]
-        .text.sample(512 if scale == "full" else 64, random_state=seed)
-        .tolist()
-    )
-    batched = naive_encode(encoder, sentences, "float32")[:, i * size :][:, :size]
-    alone = np.concatenate([encoder.encode([s])[:, i * size :][:, :size] for s in sentences])
-    cosine = (
-        (batched * alone).sum(1) / np.linalg.norm(batched, axis=1) / np.linalg.norm(alone, axis=1)
-    )
-    cut = np.mean([len(ids) >= encoder.max_length for ids in encoder.tokenize(sentences)[0]])
-    return len(sentences), {
-        "cosine to alone, lowest": cosine.min(),
-        "cosine to alone, mean": cosine.mean(),
-        "share cut": cut,
-    }
-
-
-def _choices_run(backbone, seed, scale, weights):
-    table, _, _ = choices(
-        backbone, n_test=None if scale == "full" else 1500, weights=weights, seed=seed
-    )
-    metrics = {}
-    for row in table.itertuples():
-        name = f"{row.pooling}, {row.metric}"
-        metrics |= {name: row.value, f"{name}, low": row.low, f"{name}, high": row.high}
-    return 4000, metrics
-
-
-class UncertaintyWeighted(MultiTaskModel):
-    """Kendall et al. 2018: loss = sum of exp(-s) * loss + s, with one learned s per task."""
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.log_variance = torch.nn.ParameterDict({name: torch.zeros(()) for name in self.tasks})
-
-    def total_loss(self, losses):
-        return sum(
-            value * (-self.log_variance[name]).exp() + self.log_variance[name]
-            for name, value in losses.items()
-        )
-
-
-def _combination_run(backbone, seed, scale, how, n=1500, epochs=2):
-    """One way of training both tasks, all on the same 1,500 sentences and the same number of steps
-    for each task.
-    """
-    corpus = load_rated_sentences()
-    train = corpus[corpus.split == "train"].sample(n if scale == "full" else 300, random_state=seed)
-    model = new_model(backbone, seed=seed, **({"sentiment": how} if isinstance(how, float) else {}))
-    if how == "uncertainty":
-        model = UncertaintyWeighted(model.encoder, model.tasks.values())
-    if isinstance(how, tuple):  # one after the other: the first task alone, then the second alone
-        for other in reversed(how):
-            fit(model, train.drop(columns=other), epochs=epochs, seed=seed, progress=False)
-    else:
-        fit(model, train, epochs=epochs, seed=seed, progress=False)
-    return len(train), scores_on(model, corpus[corpus.split == "test"])
-
 
 FORGETTING = (
     "head A frozen",
@@ -231,8 +70,8 @@ DECAYS, RATES, FEW = (
 
 # {study: {setting: function(backbone, seed, scale) -> (training sentences, {metric: value})}}
 STUDIES = {
-    "padding": {how: partial(_padding_run, how=how) for how in ("mean", "unmasked mean")},
-    "choices": {w: partial(_choices_run, weights=w) for w in ("pretrained", "random")},
+    "padding": {how: partial(padding_run, how=how) for how in ("mean", "unmasked mean")},
+    "choices": {w: partial(choices_run, weights=w) for w in ("pretrained", "random")},
     "paper_recipes": {
         name: partial(training_run, n=4000, asked="valid", **how) for name, how in RECIPES.items()
     },
@@ -250,12 +89,12 @@ STUDIES = {
         "sentiment only": partial(training_run, n=3000, tasks=("sentiment",)),
     },
     "combination": {
-        "sum": partial(_combination_run, how=1.0),
-        "sentiment x 0.25": partial(_combination_run, how=0.25),
-        "sentiment x 4": partial(_combination_run, how=4.0),
-        "uncertainty weighting": partial(_combination_run, how="uncertainty"),
-        "domain, then sentiment": partial(_combination_run, how=("domain", "sentiment")),
-        "sentiment, then domain": partial(_combination_run, how=("sentiment", "domain")),
+        "sum": partial(combination_run, how=1.0),
+        "sentiment x 0.25": partial(combination_run, how=0.25),
+        "sentiment x 4": partial(combination_run, how=4.0),
+        "uncertainty weighting": partial(combination_run, how="uncertainty"),
+        "domain, then sentiment": partial(combination_run, how=("domain", "sentiment")),
+        "sentiment, then domain": partial(combination_run, how=("sentiment", "domain")),
     },
     "untrained": {
         w: partial(untrained_run, pretrained=w == "pretrained") for w in ("pretrained", "random")
@@ -354,7 +193,7 @@ def run_study(name, backbone=DEFAULT, seeds=5, scale="full", settings=None):
         if (backbone, setting, seed) not in finished
     ]
     if todo:
-        with results.kept(name):  # what cannot be written shows now, and not after an hour
+        with results.locked(name):  # what cannot be written shows now, and not after an hour
             pass
     for setting, seed in tqdm(todo, desc=f"{name}, {backbone}", unit="run"):
         started = time.perf_counter()

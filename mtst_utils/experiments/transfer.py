@@ -19,9 +19,8 @@ from mtst_utils.backbones import untrained_twin
 from mtst_utils.callbacks import GradualUnfreezing
 from mtst_utils.encoder import SentenceEncoder, eval_mode
 from mtst_utils.evaluation import evaluate
-from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS, load_rated_sentences
+from mtst_utils.experiments.corpora import DOMAINS, RATING_STEPS, SENTIMENTS, load_rated_sentences
 from mtst_utils.experiments.probes import logistic_regression, regularised_probe, two_blocks
-from mtst_utils.experiments.ratings import STEPS
 from mtst_utils.freezing import freeze, unfreeze
 from mtst_utils.learning_rates import layerwise_lr_groups
 from mtst_utils.multitask import MultiTaskModel, RegressionTask, Task
@@ -37,7 +36,7 @@ def new_model(backbone=None, tasks=("domain", "sentiment"), seed=0, pretrained=T
     too; weights: {task name: its weight in the loss}.
     """
     seed_everything(seed)
-    labels = {"domain": tuple(DOMAINS), "sentiment": SENTIMENTS, "rating step": STEPS}
+    labels = {"domain": tuple(DOMAINS), "sentiment": SENTIMENTS, "rating step": RATING_STEPS}
     encoder = SentenceEncoder.from_pretrained(backbone)
     if not pretrained:
         encoder.backbone = untrained_twin(encoder.backbone)

@@ -20,10 +20,11 @@ ALPHA = 0.05
 def verdict(estimate: Estimate, margin: float, promise: Promise) -> str:
     """The verdict on one comparison, turned so that above zero is what the claim promises.
 
-    margin: the practical equivalence margin, in the estimate's unit. In this order: *holds* if the
-    95 % interval is above zero (above the margin where a practical gain is promised); *does not
-    hold* if it is below zero; where the 90 % interval is within the margin, *does not hold* if a
-    gain was promised, else *no difference*; *cannot tell* otherwise. Raises ValueError for an
+    margin: the practical equivalence margin, in the estimate's unit. In this order: *no difference*
+    if no more than "no loss" was promised and the 90 % interval is within the margin (a loss too
+    small to matter is none); *holds* if the 95 % interval is above zero (above the margin where a
+    practical gain is promised); *does not hold* if it is below zero, or if a gain was promised and
+    the 90 % interval is within the margin; *cannot tell* otherwise. Raises ValueError for an
     unknown promise, a margin that is not above 0, or an effect that is not a number.
     """
     if promise not in PROMISES:
@@ -33,12 +34,12 @@ def verdict(estimate: Estimate, margin: float, promise: Promise) -> str:
     low, high = estimate.interval()
     if not low <= high:
         raise ValueError(f"an effect and a standard error are needed; got {estimate}")
+    if promise == "no loss" and estimate.equivalent(margin):
+        return "no difference"
     if low > (margin if promise == "practical gain" else 0):
         return "holds"
-    if high < 0:
+    if high < 0 or estimate.equivalent(margin):
         return "does not hold"
-    if estimate.equivalent(margin):
-        return "no difference" if promise == "no loss" else "does not hold"
     return "cannot tell"
 
 
@@ -47,13 +48,17 @@ def over_settings(rows: pd.DataFrame) -> str:
     95 % interval is above or below zero, else 0) and verdict.
 
     *depends* if the effect is clearly above zero in one and clearly below in another; else the
-    verdict they share, or *cannot tell* if they share none. Raises ValueError for no rows.
+    verdict they share; *holds* if no more than "no loss" was promised, and it is a gain in some
+    settings and no difference in the others; else *cannot tell*. Raises ValueError for no rows.
     """
     if rows.empty:
         raise ValueError("a verdict needs one setting or more; got none")
     if (rows.sign > 0).any() and (rows.sign < 0).any():
         return "depends"
-    return rows.verdict.iloc[0] if rows.verdict.nunique() == 1 else "cannot tell"
+    found = set(rows.verdict)
+    if found == {"holds", "no difference"}:
+        return "holds"
+    return found.pop() if len(found) == 1 else "cannot tell"
 
 
 def with_holm(ledger: pd.DataFrame) -> pd.DataFrame:

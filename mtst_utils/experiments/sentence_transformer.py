@@ -1,7 +1,6 @@
-"""Four poolings: as frozen features, each at its best layers, and fine-tuned, each at its own best
-rates.
+"""The runs of notebook 01: four poolings as frozen features and fine-tuned, and what padding does.
 
-Claim 3. Taught in notebook 01; method in data/METHOD.md.
+Claims 1 to 3. Method in data/METHOD.md.
 """
 
 from functools import partial
@@ -11,12 +10,23 @@ import pandas as pd
 import torch
 from torch.nn.functional import softmax
 
-from mtst_utils import MultiTaskModel, SentenceEncoder, fit, masked_mean
+from mtst_utils import (
+    MultiTaskModel,
+    SentenceEncoder,
+    fit,
+    load_backbone,
+    load_rated_sentences,
+    load_triplets,
+    masked_mean,
+)
+from mtst_utils.backbones import untrained_twin
 from mtst_utils.experiments import common
 from mtst_utils.experiments.bake_off import optimizer_of
 from mtst_utils.experiments.common import TASKS, codes, headline, scores
 from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
 from mtst_utils.experiments.few_labels import joined, logistic, search
+from mtst_utils.experiments.intervals import accuracy_of, bootstrap_score, wilson
+from mtst_utils.experiments.probes import probe, triplet_hits
 from mtst_utils.pooling import first_token, masked_max
 
 EPOCHS, BATCH = 4, 32
@@ -27,7 +37,7 @@ def unmasked_mean(tokens: torch.Tensor, attention_mask: torch.Tensor) -> torch.T
     return tokens.mean(1)
 
 
-POOL = {"mean": masked_mean, "CLS": first_token, "max": masked_max, "unmasked mean": unmasked_mean}
+POOL = {"mean": masked_mean, "cls": first_token, "max": masked_max, "unmasked mean": unmasked_mean}
 
 
 class Pooled(SentenceEncoder):
@@ -38,6 +48,21 @@ class Pooled(SentenceEncoder):
     def forward(self, input_ids, attention_mask):
         tokens = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
         return self.pool(tokens.last_hidden_state, attention_mask)
+
+
+class FourPoolings(Pooled):
+    """Mean, CLS, max and unmasked mean of one forward pass, side by side: [B, 4H]."""
+
+    names = tuple(POOL)
+
+    @staticmethod
+    def pool(tokens, attention_mask):
+        tokens = tokens.float()
+        return torch.cat([pool(tokens, attention_mask) for pool in POOL.values()], dim=-1)
+
+    @property
+    def dimension(self) -> int:
+        return len(POOL) * super().dimension
 
 
 class PooledLayers(Pooled):
@@ -62,21 +87,23 @@ def pooled(encoder: SentenceEncoder, pooling: str, kind: type[Pooled] = Pooled) 
     return new
 
 
-def embedded(encoder: SentenceEncoder, sentences: pd.Series) -> np.ndarray:
+def naive_encode(
+    encoder: SentenceEncoder, sentences: pd.Series, precision: str = "auto"
+) -> np.ndarray:
     """Embeddings [N, H] in batches of 32 in the order given, as most code makes them.
 
     `encode` sorts sentences by length: there is hardly any padding then, and nothing for a mask to
-    do.
+    do. What an unmasked mean sees depends on the neighbours.
     """
-    rows = sentences.tolist()
+    rows = list(sentences)
     batches = [rows[i : i + 32] for i in range(0, len(rows), 32)]
-    options = {"token_budget": 10**9, "precision": "auto"}
+    options = {"token_budget": 10**9, "precision": precision}
     return np.concatenate([encoder.encode(batch, **options) for batch in batches])
 
 
 def predicted(model: MultiTaskModel, sentences: pd.Series) -> dict[str, np.ndarray]:
     """{task: codes [N]} of the model's heads on embeddings made in the order given."""
-    x = torch.from_numpy(embedded(model.encoder, sentences))
+    x = torch.from_numpy(naive_encode(model.encoder, sentences))
     with torch.inference_mode():
         return {task: softmax(model.heads[task](x), -1).argmax(1).numpy() for task in model.tasks}
 
@@ -113,7 +140,7 @@ def frozen(job: Job, pooling: str) -> Outcome:
     encoder = common.new_model(job.backbone).encoder
     every = pooled(encoder, pooling, PooledLayers)
     x, x_asked = (
-        embedded(every, rows.text).reshape(len(rows), -1, encoder.dimension)
+        naive_encode(every, rows.text).reshape(len(rows), -1, encoder.dimension)
         for rows in (frame, asked)
     )
     guess, seen, details = {}, {}, {}
@@ -124,6 +151,101 @@ def frozen(job: Job, pooling: str) -> Outcome:
         details[task] = {"layers": layers, "C": c}
     return outcome(job, guess, seen, frame, **details)
 
+
+# --- What was measured before designs were declared ----------------------------------------------
+
+
+def choices(
+    backbone=None, n_train=4000, n_test=None, weights="pretrained", precision="auto", seed=0
+):
+    """Notebook 01's choices: each pooling on the triplets, and as frozen features for domain and
+    sentiment.
+
+    weights: "pretrained", or "random" for the same architecture untrained. Returns (one row per
+    pooling and metric with value, low, high, n; the predictions by (pooling, task), for paired
+    comparisons; the test rows).
+    """
+    model, tokenizer = load_backbone(backbone)
+    if weights == "random":
+        torch.manual_seed(seed)
+        model = untrained_twin(model)
+    encoder = FourPoolings(model, tokenizer)
+    corpus = load_rated_sentences()
+    train = corpus[corpus.split == "train"].sample(n_train, random_state=seed)
+    test = corpus[corpus.split == "test"].sample(frac=1, random_state=seed)[:n_test]
+    triplets = load_triplets()
+    parts = [
+        naive_encode(encoder, column.tolist(), precision)
+        for column in (
+            train.text,
+            test.text,
+            triplets.anchor,
+            triplets.paraphrase,
+            triplets.distractor,
+        )
+    ]
+    rows, predictions = [], {}
+    for i, pooling in enumerate(FourPoolings.names):
+        x_train, x_test, *sides = (
+            part[:, i * model.config.hidden_size :][:, : model.config.hidden_size] for part in parts
+        )
+        scores = {
+            "triplets right": (*wilson(triplet_hits(*sides).sum(), len(triplets)), len(triplets))
+        }
+        for task, metric, score in [
+            ("domain", "accuracy", accuracy_of),
+            ("sentiment", "macro F1", None),
+        ]:
+            predicted = predictions[pooling, task] = probe(x_train, train[task], x_test)
+            options = {"score": score} if score else {}
+            scores[f"{task} {metric}"] = (
+                *bootstrap_score(test[task], predicted, **options),
+                len(test),
+            )
+        rows += [
+            {"pooling": pooling, "metric": metric, "value": v, "low": low, "high": high, "n": n}
+            for metric, (v, low, high, n) in scores.items()
+        ]
+    return pd.DataFrame(rows), predictions, test
+
+
+def padding_run(backbone, seed, scale, how):
+    """Is a sentence's embedding in a padded batch of 32 the one it has alone? Cosines between the
+    two, in float32.
+    """
+    encoder = FourPoolings(*load_backbone(backbone))
+    size, i = encoder.backbone.config.hidden_size, FourPoolings.names.index(how)
+    corpus = load_rated_sentences()
+    sentences = (
+        corpus[corpus.split == "test"]
+        .text.sample(512 if scale == "full" else 64, random_state=seed)
+        .tolist()
+    )
+    batched = naive_encode(encoder, sentences, "float32")[:, i * size :][:, :size]
+    alone = np.concatenate([encoder.encode([s])[:, i * size :][:, :size] for s in sentences])
+    cosine = (
+        (batched * alone).sum(1) / np.linalg.norm(batched, axis=1) / np.linalg.norm(alone, axis=1)
+    )
+    cut = np.mean([len(ids) >= encoder.max_length for ids in encoder.tokenize(sentences)[0]])
+    return len(sentences), {
+        "cosine to alone, lowest": cosine.min(),
+        "cosine to alone, mean": cosine.mean(),
+        "share cut": cut,
+    }
+
+
+def choices_run(backbone, seed, scale, weights):
+    table, _, _ = choices(
+        backbone, n_test=None if scale == "full" else 1500, weights=weights, seed=seed
+    )
+    metrics = {}
+    for row in table.itertuples():
+        name = f"{row.pooling}, {row.metric}"
+        metrics |= {name: row.value, f"{name}, low": row.low, f"{name}, high": row.high}
+    return 4000, metrics
+
+
+# --- The declaration ------------------------------------------------------------------------------
 
 _RATES = {"lr": (1e-4, 2e-4, 4e-4), "head_lr": (1e-3, 4e-3)}
 _SEARCH = {"layers": ("last", "one", "any"), "chosen by": ("macro F1", "log loss")}
