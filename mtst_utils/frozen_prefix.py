@@ -79,9 +79,8 @@ class FrozenPrefix:
         """The encoder's embeddings [B, H] from the cache, for the sentences of the batch."""
         encoder, (rows, known_ids) = self.model.encoder, self.batch
         if self.cached is None or others or not torch.equal(input_ids, known_ids):
-            return encoder(
-                input_ids, attention_mask, **others
-            )  # sentences of the model's own choice
+            # Sentences of the model's own choice.
+            return encoder(input_ids, attention_mask, **others)
         if isinstance(self.cached, Tensor):  # all is frozen: these are the embeddings
             return self.cached[torch.tensor(rows)]
         states = pad_sequence([self.cached[i] for i in rows], batch_first=True)

@@ -279,6 +279,12 @@ class Heads(nn.ModuleDict):
     def add_module(self, name: str, module: nn.Module | None) -> None:
         self._modules[name] = module
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "training":  # the flag of every module, also beside a task of this name
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
 
 class MultiTaskModel(nn.Module, ModelHubMixin):
     """A SentenceEncoder whose embedding feeds one linear head per task.

@@ -91,7 +91,7 @@ ROWS = [
     (
         lambda t: t.build(pooling="median"),
         ValueError,
-        "pooling must be one of mean, cls, max, lasttoken, weightedmean, mean_sqrt_len_tokens; got 'm",
+        "pooling must be one of mean, cls, max, lasttoken, weightedmean",
     ),
     (lambda t: t.build(pooling=["mean"]), ValueError, "mean_sqrt_len_tokens; got ['mean']"),
     (lambda t: t.build(max_length=0), ValueError, "max_length must be a whole number from 3 to 40"),
@@ -175,7 +175,7 @@ ROWS = [
     (
         lambda t: mtst.Task("", ("x", "y")),
         ValueError,
-        "name must be a string, not empty, without a dot; got ''",
+        "name must be a string, not empty, without a dot, and not 'text'",
     ),
     (lambda t: mtst.Task("a.b", ("x", "y")), ValueError, "got 'a.b'"),
     (lambda t: mtst.Task(3, ("x", "y")), ValueError, "got 3"),
@@ -394,7 +394,7 @@ ROWS = [
     (
         lambda t: t.csv("text,z\na,b\nc,d,e\n"),
         ValueError,
-        "mine.csv, line 3: the header has 2 columns, this row has not",
+        "mine.csv is not a regular CSV (Expected 2 fields in line 3, saw 3). Put quotes around",
     ),
     (lambda t: t.csv("text,z\na,b\nc\n"), ValueError, "mine.csv, line 3"),
     (
@@ -412,11 +412,7 @@ ROWS = [
         ValueError,
         "mine.csv, line 3, column 'text': the text is empty",
     ),
-    (
-        lambda t: t.csv('text,z\n"open,b\nc,d\n'),
-        ValueError,
-        "mine.csv, near line 2: not a regular CSV",
-    ),
+    (lambda t: t.csv('text,z\n"open,b\nc,d\n'), ValueError, "mine.csv is not a regular CSV"),
     (
         lambda t: t.csv("text,z\n" + "x" * 10_000_000 + ",b\nc,d\n"),
         ValueError,
@@ -434,7 +430,7 @@ ROWS = [
     (
         lambda t: t.fit(t.frame.drop(columns="text")),
         ValueError,
-        "the frame has no column 'text'; it has ['animal', 'letter']",
+        "the frame has no column 'text'; it has 'animal', 'letter'",
     ),
     (
         lambda t: t.fit(t.frame[["text"]]),

@@ -98,7 +98,7 @@ def test_labels_of_an_unknown_task(model):
     ("arguments", "message"),
     [
         (("", ("a", "b")), "name must be a string, not empty"),
-        (("a.b", ("a", "b")), "without a dot; got 'a.b'"),
+        (("a.b", ("a", "b")), "without a dot, and not .text.*got .a.b."),
         ((3, ("a", "b")), "got 3"),
         (("t", ("a",)), "two or more, each once"),
         (("t", ("a", "b", "a")), "two or more, each once"),

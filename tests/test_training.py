@@ -332,7 +332,7 @@ def test_evaluate(tiny_encoder):
     ("frame", "message"),
     [
         (FRAME[:0], "the frame has no rows"),
-        (FRAME.drop(columns="text"), r"no column 'text'; it has \['animal', 'letter'\]"),
+        (FRAME.drop(columns="text"), "no column 'text'; it has 'animal', 'letter'"),
         (FRAME[["text"]], r"none of the tasks \['animal', 'letter'\]"),
         (FRAME.assign(letter="z"), "task 'letter', row 0: 'z' is not one of its labels"),
     ],
