@@ -81,17 +81,17 @@ def _table_of_csv(path: Path) -> pd.DataFrame:
     try:
         # Python's engine notices rows that are too short. The header as a row: its names as given.
         options = {"header": None, "dtype": str, "keep_default_na": False, "engine": "python"}
-        return pd.read_csv(path, encoding="utf-8-sig", skip_blank_lines=False, **options)
+        options |= {"encoding": "utf-8-sig", "skip_blank_lines": False}
+        # A row that is too long becomes one that is too short, which `load_csv` finds by its line.
+        return pd.read_csv(path, on_bad_lines=lambda fields: ["".join(fields)], **options)
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path.name} is not UTF-8 (byte {error.start}: {error.reason}); save it as 'CSV UTF-8'"
         ) from error
-    except Exception as error:  # a row too long, an open quote, a damaged archive: many kinds
-        raise ValueError(
-            f"{path.name} is not a regular CSV ({error}). Put quotes around text that holds a comma"
-        ) from error
+    except Exception as error:  # an open quote, a damaged archive: many kinds
+        raise ValueError(f"{path.name} is not a regular CSV ({error})") from error
 
 
 def _line(table: pd.DataFrame, row: int) -> int:
