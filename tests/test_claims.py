@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mtst_utils.experiments import claims, results
+from mtst_utils.experiments import claims, findings, results
 from mtst_utils.experiments.results import DEFAULT
 from mtst_utils.experiments.verdicts import VERDICTS
 
@@ -130,10 +130,22 @@ def formatted(measured, digits, signed):
     return f"{sign}{effect.strip('−') if zero else effect} [{low}, {high}]"
 
 
+def of_the_runs_before(quote):
+    where = {name: v for name, v in quote.items() if name not in ("file", "quote", "n")}
+    return claims.Quantity(**where).measure()
+
+
+def of_a_declared_study(quote):
+    found = findings.findings(quote["study"], quote["backbone"])
+    same = found[["arm", "rival", "metric"]] == [quote[name] for name in ("arm", "rival", "metric")]
+    row = found[same.all(axis=1) & (found.n == int(quote["n"]))].iloc[0]
+    assert row.verdict != "unfinished"
+    return row.to_dict()
+
+
 @pytest.mark.parametrize("quote", QUOTES, ids=lambda quote: f"{quote['file']}: {quote['quote']}")
 def test_a_quoted_number_follows_from_the_runs(quote):
-    where = {name: value for name, value in quote.items() if name not in ("file", "quote")}
-    measured = claims.Quantity(**where).measure()
+    measured = of_a_declared_study(quote) if quote["n"] else of_the_runs_before(quote)
     digits = len(re.match(r"[+−]?\d+\.?(\d*)", quote["quote"])[1])
     expected = formatted(measured, digits, quote["unit"] == "points")
     assert quote["quote"] in (expected, expected.partition(" [")[0])
