@@ -8,8 +8,10 @@ import json
 import logging
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,33 +24,70 @@ from mtst_utils.frames import read_frame
 SAVE_SECONDS = 20  # written at the end of an epoch, and whenever the last one is older than this
 
 
-def fingerprint(run, train: pd.DataFrame, valid: pd.DataFrame | None, **settings) -> dict:
+def fingerprint(run, valid: pd.DataFrame | None, **settings) -> dict:
     """What must be the same for a checkpoint to be of the same run: whatever determines its result.
 
-    Taken before the first step. run: model, optimizer, scheduler and callbacks; settings: numbers
-    and words that `fit` was given.
+    Taken before the first step. run: model, data, optimizer, scheduler and callbacks; settings:
+    numbers and words that `fit` was given.
     """
     model, encoder = run.model, run.model.encoder
+    config = encoder.backbone.config.to_dict()
+    dropout = [part.p for part in model.modules() if isinstance(part, nn.Dropout)]
+    facts = settings | {
+        "precision": run.precision,
+        "clip_norm": run.clip_norm,
+        "model": type(model).__qualname__,
+        "starting weights": _hash_of(model.state_dict()),
+        "what is frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
+        "encoder": [type(encoder).__name__, encoder.pooling, encoder.normalize, encoder.max_length],
+        "dropout": [dropout, {name: value for name, value in config.items() if "drop" in name}],
+        "tasks": [repr(task) for task in model.tasks.values()],
+        "optimizer": _optimizer_of(run),
+        "scheduler": _schedule_of(run),
+        "callbacks": [_settings_of(callback) for callback in run.callbacks],
+        "training data": [_hash_of(run.data.labels), _hash_of(_flat(run.data.ids))],
+        "validation data": None if valid is None else _data_of(model, valid),
+    }
+    return json.loads(json.dumps(facts, default=_plain_or_repr))  # as it comes back from a file
+
+
+def _plain_or_repr(value: object) -> object:
+    plain = checks.plain(value)
+    return repr(value) if plain is value else plain
+
+
+def _optimizer_of(run) -> list:
+    """Its class, every group's options and parameters, and what it remembers of steps before."""
+    names = {id(p): name for name, p in run.model.named_parameters()}
     groups = []
     for group in run.optimizer.param_groups:
         # The rate of now follows from the first one and the schedule.
         options = {name: v for name, v in group.items() if name not in ("params", "lr")}
-        groups.append({"initial_lr": group["lr"]} | options | {"parameters": len(group["params"])})
-    facts = settings | {
-        "precision": run.precision,
-        "clip_norm": run.clip_norm,
-        "starting weights": _hash_of(model.state_dict()),
-        "what is frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
-        "encoder": [type(encoder).__name__, encoder.pooling, encoder.normalize, encoder.max_length],
-        "dropout": [part.p for part in model.modules() if isinstance(part, nn.Dropout)],
-        "tasks": [repr(task) for task in model.tasks.values()],
-        "optimizer": [type(run.optimizer).__name__, groups],
-        "scheduler": type(run.scheduler).__name__,
-        "callbacks": [_settings_of(callback) for callback in run.callbacks],
-        "training data": _data_of(model, train),
-        "validation data": None if valid is None else _data_of(model, valid),
+        parameters = [names.get(id(p)) for p in group["params"]]
+        groups.append({"initial_lr": group["lr"]} | options | {"parameters": parameters})
+    memory = {
+        f"{i}.{name}": torch.as_tensor(value)
+        for i, state in run.optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+        if isinstance(value, (Tensor, float, int))
     }
-    return json.loads(json.dumps(facts, default=repr))  # as it comes back from a file
+    return [type(run.optimizer).__name__, groups, _hash_of(memory)]
+
+
+def _schedule_of(run) -> list:
+    """Its class and settings; of functions of the step, their values at some of the steps."""
+    state = dict(run.scheduler.state_dict())
+    functions = run.scheduler.lr_lambdas if state.pop("lr_lambdas", None) else []
+    steps = range(0, run.total_steps, max(1, run.total_steps // 20))
+    values = [[float(function(step)) for step in steps] for function in functions]
+    for rates in ("base_lrs", "_last_lr"):  # the optimizer's
+        state.pop(rates, None)
+    return [type(run.scheduler).__name__, state, values]
+
+
+def _flat(ids: list[list[int]]) -> dict[str, Tensor]:
+    lengths = torch.tensor([len(row) for row in ids])
+    return {"ids": torch.tensor([i for row in ids for i in row]), "lengths": lengths}
 
 
 def _hash_of(tensors: dict[str, Tensor]) -> str:
@@ -65,9 +104,18 @@ def _data_of(model, frame: pd.DataFrame) -> str:
 
 
 def _settings_of(callback: object) -> list:
-    """A callback's class, and those of its attributes that are plain: its settings."""
-    plain = (str, int, float, bool, type(None))
-    settings = {name: v for name, v in vars(callback).items() if isinstance(v, plain)}
+    """A callback's class, and its settings: those attributes that a file can hold.
+
+    Not what its `state_dict` keeps, which changes while it runs.
+    """
+    state: Mapping = getattr(callback, "state_dict", dict)()
+    settings: dict[str, object] = {}
+    for name, value in vars(callback).items():
+        value = checks.plain(value)
+        if isinstance(value, (Tensor, np.ndarray)):
+            value = _hash_of({name: torch.as_tensor(value)})
+        if name not in state and isinstance(value, (str, int, float, tuple, type(None))):
+            settings[name] = value
     return [type(callback).__qualname__, settings]
 
 
@@ -120,7 +168,7 @@ class Checkpoint:
         }
         new = self.path.with_suffix(".new")
         try:
-            save_file(tensors, new, metadata={"facts": json.dumps(facts)})
+            save_file(tensors, new, metadata={"facts": json.dumps(facts, default=_plain_or_repr)})
             os.replace(new, self.path)
         except (OSError, SafetensorError) as error:
             # A full disk: no reason to lose what is trained.

@@ -10,8 +10,6 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 PACKAGE = Path(__file__).parent
 
 
@@ -42,8 +40,8 @@ def instance(name: str, value: object, kind: type | tuple[type, ...]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A scalar of NumPy's as Python's own: a file can hold it. Anything else as it is."""
-    return value.item() if isinstance(value, np.generic) else value
+    """A scalar of NumPy's or torch's as Python's own: a file can hold it. Else the value itself."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def _check(kind: type, name: str, value, accepted: str, holds: Callable[..., bool]) -> None:

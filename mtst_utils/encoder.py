@@ -8,6 +8,7 @@ import copy
 import inspect
 import io
 from collections.abc import Iterable, Iterator, Mapping, Set
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ class SentenceEncoder(nn.Module):
         """
         bfloat16 = wants_bfloat16(precision, self.backbone.device)
         token_budget = (2048 if bfloat16 else 1024) if token_budget is None else token_budget
-        if not isinstance(token_budget, int) or token_budget < 1:
+        if not isinstance(token_budget, Integral) or token_budget < 1:
             raise ValueError(f"token_budget must be a positive whole number; got {token_budget!r}")
         # The encoder's weights once: autocast would convert them anew for every batch.
         own = {id(weight) for weight in self.parameters()} if bfloat16 else set()
@@ -229,7 +230,7 @@ class SentenceEncoder(nn.Module):
         _merged(self.backbone).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         options = self.pooling, self.normalize, self.max_length
-        folders.write_settings(folder, *options, self.dimension)
+        folders.write_settings(folder, *options, _lowers_first(self.tokenizer), self.dimension)
 
 
 def _merged(backbone: PreTrainedModel) -> PreTrainedModel:
@@ -260,10 +261,21 @@ def _takes_token_types(backbone: PreTrainedModel) -> bool:
 
 
 def _lower_casing(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a tokenizer lower the case first, as sentence-transformers does: saved, it still does."""
-    backend = tokenizer.backend_tokenizer
-    before = [backend.normalizer] if backend.normalizer else []
-    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
+    """Let a tokenizer lower the case before anything else, as sentence-transformers does."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(f"do_lower_case is not applied to a {type(tokenizer).__name__}")
+    if not _lowers_first(tokenizer):
+        before = [backend.normalizer] if backend.normalizer else []
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
+
+
+def _lowers_first(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Does it lower the case first? BERT's tokenizer does not save that: the folder states it."""
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    if not isinstance(normalizer, normalizers.Sequence) or len(normalizer) == 0:
+        return False
+    return isinstance(normalizer[0], normalizers.Lowercase)
 
 
 def checked_sentences(sentences: Iterable[str], name: str = "sentences") -> list[str]:

@@ -35,8 +35,10 @@ def evaluate(
         # Within one of its own labels a task has one class, and a macro F1 that says nothing.
         for value, chosen in groups[:1] if name == by else groups:
             rated = known & chosen
-            row = {"task": name} | ({by: value} if by else {}) | {"n": int(rated.sum())}
-            rows.append(row | task.scores(truth[rated], probabilities[rated]))
+            scores = {"n": int(rated.sum())} | task.scores(truth[rated], probabilities[rated])
+            if by in scores:
+                raise ValueError(f"by must not be called as a score is; rename the column {by!r}")
+            rows.append({"task": name} | ({by: value} if by else {}) | scores)
     return pd.DataFrame(rows)
 
 
@@ -45,9 +47,9 @@ def _groups(frame: pd.DataFrame, by: str | None) -> list[tuple[object, np.ndarra
     groups: list[tuple[object, np.ndarray]] = [(None, np.ones(len(frame), bool))]
     if by is None:
         return groups
-    if by not in frame or by in ("text", "task", "n") or frame.columns.tolist().count(by) > 1:
+    if list(frame.columns).count(by) != 1 or by in ("text", "task"):
         raise ValueError(
-            "by must be a column of the frame, there once, and not called text, task or n; "
+            "by must be a column of the frame, there once, and not called text or task; "
             f"got {by!r}, it has {list(frame.columns)}"
         )
     missing = sum(map(is_missing, frame[by]))

@@ -47,7 +47,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
             _refuse(folder, f"{module['type']} as module {i}")
     if len(modules) < 2:
         _refuse(folder, "no Pooling")
-    files = sorted(folder.glob("sentence_*_config.json"))  # named after the architecture, once
+    # Named after the architecture, once; the name of today goes first.
+    files = sorted(
+        folder.glob("sentence_*_config.json"), key=lambda file: "_bert_" not in file.name
+    )
     transformer = _json(files[0]) if files else {}
     # Unpadding only changes the speed.
     read = ("max_seq_length", "do_lower_case", "unpad_inputs")
@@ -112,7 +115,7 @@ def _json(path: Path) -> Any:
 
 
 def write_settings(
-    folder: Path, pooling: str, normalize: bool, max_length: int, dimension: int
+    folder: Path, pooling: str, normalize: bool, max_length: int, lower_case: bool, dimension: int
 ) -> None:
     """State them in the files that every version of sentence-transformers reads."""
     for stale in (OLD_FILE, "config_sentence_transformers.json"):
@@ -129,7 +132,7 @@ def write_settings(
     files = {
         "modules.json": modules,
         "1_Pooling/config.json": {"word_embedding_dimension": dimension} | (own or flags),
-        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": lower_case},
     }
     for path in paths:  # 2_Normalize stays empty: it has no settings
         (folder / path).mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 Taught in notebook 02, section 5.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,10 +57,7 @@ def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFr
     if rows.empty:
         raise ValueError(f"{path.name} has no rows under its header")
     for row in rows.index[rows.isna().any(axis=1)]:
-        raise ValueError(
-            f"{path.name}, line {_line(table, row)}: the header has {len(header)} columns, "
-            "this row has not. Put quotes around text that holds a comma or a new line"
-        )
+        raise _wrong_length(path, _line(table, row), table)
     frame = pd.DataFrame({"text": rows[header.index(text)]}, dtype=object)
     for row in frame.index[frame.text.str.strip() == ""]:
         line = _line(table, row)
@@ -76,22 +74,33 @@ def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFr
     return frame.reset_index(drop=True)
 
 
-def _table_of_csv(path: Path) -> pd.DataFrame:
-    """The header and all rows as strings; NaN is what a row lacks."""
+def _table_of_csv(path: Path, rows: int | None = None) -> pd.DataFrame:
+    """The header and all rows (or so many) as strings; NaN is what a row lacks."""
     try:
         # Python's engine notices rows that are too short. The header as a row: its names as given.
         options = {"header": None, "dtype": str, "keep_default_na": False, "engine": "python"}
-        return pd.read_csv(path, encoding="utf-8-sig", skip_blank_lines=False, **options)
+        return pd.read_csv(
+            path, encoding="utf-8-sig", skip_blank_lines=False, nrows=rows, **options
+        )
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path.name} is not UTF-8 (byte {error.start}: {error.reason}); save it as 'CSV UTF-8'"
         ) from error
-    except Exception as error:  # a row too long, an open quote, a damaged archive: many kinds
-        raise ValueError(
-            f"{path.name} is not a regular CSV ({error}). Put quotes around text that holds a comma"
-        ) from error
+    except Exception as error:  # an open quote, a damaged archive: many kinds
+        too_long = re.search(r"Expected \d+ fields in line (\d+), saw", str(error))
+        if too_long:  # pandas counts rows
+            before = _table_of_csv(path, int(too_long[1]) - 1)
+            raise _wrong_length(path, _line(before, len(before) - 1) + 1, before) from error
+        raise ValueError(f"{path.name} is not a regular CSV ({error})") from error
+
+
+def _wrong_length(path: Path, line: int, table: pd.DataFrame) -> ValueError:
+    return ValueError(
+        f"{path.name}, line {line}: the header has {table.shape[1]} columns, this row has not. "
+        "Put quotes around text that holds a comma or a new line"
+    )
 
 
 def _line(table: pd.DataFrame, row: int) -> int:

@@ -150,7 +150,9 @@ class MultiLabelTask(Task):
             if is_missing(said):
                 rows[i] = torch.nan
                 continue
-            if not isinstance(said, (tuple, list, set, frozenset)) or set(said) - set(self.labels):
+            if not isinstance(said, (tuple, list, set, frozenset, np.ndarray)) or set(said) - set(
+                self.labels
+            ):
                 raise ValueError(
                     f"task {self.name!r}, row {i}: must be a tuple of labels from {self.labels}; "
                     f"got {said!r}"
@@ -307,6 +309,7 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
             names = [task.name for task in tasks]
             raise ValueError(f"tasks must have different names; got {names}")
         checks.fraction("dropout", dropout)
+        dropout = checks.plain(dropout)
         self.encoder, self.tasks = encoder, {task.name: task for task in tasks}
         self.dropout = QuickDropout(dropout)
         self.heads = Heads(

@@ -78,7 +78,7 @@ def fit(
     if checkpoint is not None:
         settings = {"epochs": epochs, "batch_size": batch_size, "parts": parts, "seed": seed}
         settings |= {"processes": processes.size}
-        same_run = fingerprint(run, train, valid, **settings)
+        same_run = fingerprint(run, valid, **settings)
 
     with run.training_mode():
         run.notify("on_start")
@@ -290,7 +290,7 @@ class History(pd.DataFrame):
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch. Taught in notebook 02, section 4."""
     checks.whole("seed", seed, "from 0 to 2**63 - 1", lambda v: 0 <= v < 2**63)
-    random.seed(seed)
+    random.seed(int(seed))
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
@@ -303,3 +303,11 @@ def check_options(epochs, batch_size, clip_norm, parts, seed, callbacks, optimiz
     checks.whole("seed", seed, "from 0 on", lambda v: v >= 0)
     checks.instance("callbacks", callbacks, (list, tuple))
     checks.instance("optimizer", optimizer, (Optimizer, type(None)))
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError(
+            "optimizer: LBFGS computes the loss several times a step, which fit does not do; "
+            "take another, such as AdamW"
+        )
+    for group in optimizer.param_groups if optimizer is not None else ():
+        # A rate of NumPy's or torch's would be counted in float32, and no checkpoint could hold it.
+        group.update({name: checks.plain(v) for name, v in group.items() if name != "params"})

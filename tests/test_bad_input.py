@@ -394,7 +394,7 @@ ROWS = [
     (
         lambda t: t.csv("text,z\na,b\nc,d,e\n"),
         ValueError,
-        "mine.csv is not a regular CSV (Expected 2 fields in line 3, saw 3). Put quotes around",
+        "mine.csv, line 3: the header has 2 columns, this row has not",
     ),
     (lambda t: t.csv("text,z\na,b\nc\n"), ValueError, "mine.csv, line 3"),
     (

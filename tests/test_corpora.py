@@ -189,7 +189,8 @@ def test_load_csv(tmp_path):
     [
         ("t,l\na,x\n ,y\n", "mine.csv, line 3, column 't': the text is empty"),
         ("t,l\na,x\nb\n", "line 3: the header has 2 columns, this row has not"),
-        ("t,l\na,x\nb, c,y\n", "Expected 2 fields in line 3, saw 3.*quotes"),
+        ("t,l\na,x\nb, c,y\n", "line 3: the header has 2 columns.*quotes"),
+        ('t,l\n"a\nb",x\n\nc,d,y\n', "line 5: the header has 2 columns, this row has not"),
         ("t,m\na,x\n", "has no column 'l'; it has 't', 'm'"),
         ("", "has no column 't'; it has none"),
         ("t,l\n", "has no rows"),

@@ -26,6 +26,7 @@ from mtst_utils import BackboneNotAvailable, load_backbone
 
 PARAPHRASE = "sentence-transformers/paraphrase-mpnet-base-v2"
 UNKNOWN = "0123456789abcdef0123456789abcdef01234567"  # a commit of no repository here
+TOKEN = "hf_of_a_test"
 TIMEOUT = 2  # seconds that the loading processes grant the hub for an answer
 AT_ONCE = 2  # seconds; a refusal takes milliseconds, the hub client's own retries would take 23 s
 
@@ -98,6 +99,7 @@ class Hub:
         self.repos = {}  # hub id -> {branch or commit: folder}
         self.cut = None  # the hub id whose weights always break off half-way
         self.sent = []  # (hub id, file, first byte) of each answer
+        self.private, self.tokens = "", []  # the hub id that wants TOKEN; what each request had
         self.start(port=0)
 
     def start(self, port):
@@ -129,13 +131,17 @@ class Handler(BaseHTTPRequestHandler):
         hub_id, verb, revision, file = re.fullmatch(path, self.path.partition("?")[0]).groups()
         hub, (status, body, headers) = self.server.hub, (200, b"", {})
         folder = hub.repos.get(hub_id, {}).get(revision or "main")
-        if not folder:
+        hub.tokens.append(self.headers.get("Authorization"))
+        if hub_id == hub.private and hub.tokens[-1] != f"Bearer {TOKEN}":
+            status = 401
+        elif not folder:
             status, headers["X-Error-Code"] = (
                 404,
                 "RevisionNotFound" if hub_id in hub.repos else "RepoNotFound",
             )
         elif verb == "tree":
-            sizes = {item.name: item.stat().st_size for item in folder.iterdir()}
+            files = [item for item in folder.rglob("*") if item.is_file()]
+            sizes = {str(item.relative_to(folder)): item.stat().st_size for item in files}
             body = json.dumps(
                 [{"type": "file", "path": k, "size": v, "oid": k} for k, v in sizes.items()]
             ).encode()
@@ -280,6 +286,43 @@ def test_what_is_cached_loads_without_the_hub(hub):
         ]  # no other commit stands in for it
     with hub.away(silent=True):
         assert hub.then.load("tiny/cached")["weights"] == weights(hub.new)
+
+
+def test_a_private_repository_gets_the_token_with_every_request(hub):
+    hub.publish("tiny/private", hub.new)
+    hub.private = "tiny/private"
+    assert "tiny/private" in hub.first.load("tiny/private")["error"]
+    hub.tokens.clear()
+    assert hub.first.load("tiny/private", token=TOKEN)["weights"] == weights(hub.new)
+    assert len(hub.tokens) > 5
+    assert set(hub.tokens) == {f"Bearer {TOKEN}"}
+
+
+def test_a_cache_of_ones_own_and_no_request_at_all(hub, tmp_path):
+    hub.publish("tiny/own-cache", hub.new)
+    options = {"cache_dir": str(tmp_path / "cache")}
+    nothing = hub.first.load("tiny/own-cache", local_files_only=True, **options)
+    assert "tiny/own-cache" in nothing["error"]
+    assert hub.first.load("tiny/own-cache", **options)["weights"] == weights(hub.new)
+    assert len(list((tmp_path / "cache").rglob("model.safetensors"))) == 1
+    hub.tokens.clear()
+    got = hub.then.load("tiny/own-cache", local_files_only=True, **options)
+    assert got["weights"] == weights(hub.new)
+    assert not hub.tokens
+    assert hub.then.load("tiny/own-cache", local_files_only=True)["error"]  # not in the common one
+
+
+def test_a_model_in_a_subfolder(hub, tmp_path):
+    shutil.copytree(hub.new, tmp_path / "repository" / "inner")
+    shutil.copytree(hub.old, tmp_path / "repository" / "other")
+    hub.publish("tiny/nested", tmp_path / "repository")
+    got = hub.first.load("tiny/nested", subfolder="inner")
+    assert got["weights"] == weights(hub.new)
+    assert got["source"] == f"tiny/nested@{commit(tmp_path / 'repository')}"
+    fetched = {file for hub_id, file, _ in hub.sent if hub_id == "tiny/nested"}
+    assert "inner/model.safetensors" in fetched
+    assert "other/model.safetensors" not in fetched
+    assert "no model.safetensors" in hub.first.load("tiny/nested")["error"]
 
 
 def test_only_safetensors_are_read(hub, tmp_path):

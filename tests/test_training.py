@@ -151,8 +151,8 @@ def test_interrupted_training_goes_on_exactly(tmp_path, monkeypatch, step, inter
     ("change", "named"),
     [
         ({"seed": 5}, "seed"),
-        ({"epochs": 3}, "epochs"),
-        ({"batch_size": 16}, "batch_size"),
+        ({"epochs": 3}, "epochs, scheduler"),
+        ({"batch_size": 16}, "batch_size, scheduler"),
         ({"train": FRAME.assign(letter="b")}, "training data"),
         ({"train": FRAME[:-1]}, "training data"),
         ({"valid": FRAME}, "validation data"),
