@@ -157,6 +157,9 @@ class Run:
         self.total_steps = epochs * data.steps_per_epoch
         self.unchanged_from, self.unchanged_until = 0, self.total_steps
         self.optimizer = optimizer if optimizer is not None else default_optimizer(model)
+        for group in self.optimizer.param_groups:
+            # A rate of NumPy's or torch's would be counted in float32, and fit no checkpoint.
+            group.update({name: checks.plain(v) for name, v in group.items() if name != "params"})
         self.scheduler = scheduler(self.optimizer, self.total_steps)
         self.step, self.epoch, self.stop = 0, 0, False
         self.history: list[dict[str, float]] = []
@@ -308,6 +311,3 @@ def check_options(epochs, batch_size, clip_norm, parts, seed, callbacks, optimiz
             "optimizer: LBFGS computes the loss several times a step, which fit does not do; "
             "take another, such as AdamW"
         )
-    for group in optimizer.param_groups if optimizer is not None else ():
-        # A rate of NumPy's or torch's would be counted in float32, and no checkpoint could hold it.
-        group.update({name: checks.plain(v) for name, v in group.items() if name != "params"})

@@ -32,7 +32,7 @@ def test_all_claims_are_there():
     seeds corpus backbone p_holm verdict notebook""".split()
     assert list(LEDGER.columns)[: len(wanted)] == wanted
     assert LEDGER.number.drop_duplicates().tolist() == list(range(1, 27))
-    assert set(LEDGER.verdict) | set(LEDGER.alone) <= set(VERDICTS)
+    assert set(LEDGER.verdict) | set(LEDGER.row_verdict) <= set(VERDICTS)
     assert set(LEDGER[LEDGER.backbone == DEFAULT].number) == set(range(1, 27))
     for notebook in LEDGER.notebook:
         assert len(list((ROOT / "notebooks").glob(f"{notebook[:2]}_*.ipynb"))) == 1
@@ -50,11 +50,11 @@ def test_the_ledger_follows_from_the_runs():
 
 def test_no_verdict_is_given_by_hand():
     """An arm of the ledger has a rule and a margin, or is so by construction, or cannot tell."""
-    by_construction = set(LEDGER[LEDGER.alone == "by construction"].number)
+    by_construction = set(LEDGER[LEDGER.row_verdict == "by construction"].number)
     assert by_construction == {6, 8, 14}
     assert (LEDGER[LEDGER.number.isin(by_construction)].effect == 0).all()
-    without = LEDGER[LEDGER.margin.isna() & (LEDGER.alone != "by construction")]
-    assert set(without.alone) == {"cannot tell"}
+    without = LEDGER[LEDGER.margin.isna() & (LEDGER.row_verdict != "by construction")]
+    assert set(without.row_verdict) == {"cannot tell"}
     assert (LEDGER[LEDGER.tuned == "yes"].seeds >= 10).all()
 
 

@@ -14,13 +14,13 @@ import pandas as pd
 
 from mtst_utils.experiments import findings, plots, results
 from mtst_utils.experiments.corpora import DATA
-from mtst_utils.experiments.intervals import Estimate, of_seeds, t_interval
+from mtst_utils.experiments.intervals import Estimate, in_unit, of_seeds, t_interval
 from mtst_utils.experiments.verdicts import over_settings, verdict, with_holm
 from mtst_utils.packaged_weights import DEFAULT
 
 LEDGER = DATA / "claims.csv"
 COLUMNS = """number claim source arm rival metric unit margin effect low high low90 high90 mde seeds
-corpus backbone p_holm verdict notebook alone survives tuned study n""".split()
+corpus backbone p_holm verdict notebook row_verdict survives tuned study n""".split()
 TEXT = "the reference text"
 CLAIMS = {  # number: what is claimed, who says so besides, where it is shown
     1: ("A paraphrase-tuned sentence model is a good starting point", "", "01, section 5"),
@@ -368,9 +368,9 @@ def ledger() -> pd.DataFrame:
     number, claim, source (who says so); arm, rival, metric, unit; margin; effect with its 95 % and
     90 % interval (turned so that above zero, or above 1 for times, is what the claim promises); mde
     (minimal detectable effect); seeds, corpus, backbone; p_holm; verdict (of the claim on this
-    backbone); notebook. Besides: alone (the verdict of this row), survives (whether a clear sign
-    is one still after Holm's correction), tuned (no: of the runs before designs were declared),
-    study, n (training sentences).
+    backbone); notebook. Besides: row_verdict (of this comparison alone), survives (whether a clear
+    sign is one still after Holm's correction), tuned (no: of the runs before designs were
+    declared), study, n (training sentences).
     """
     return pd.read_csv(LEDGER, keep_default_na=False, na_values=[""])
 
@@ -388,7 +388,7 @@ def measured() -> pd.DataFrame:
         for number, n in zip(earlier.number, earlier.n, strict=True)
     ]
     table = pd.concat(
-        [declared.rename(columns={"verdict": "alone"}), earlier[stays], pd.DataFrame(rows)]
+        [declared.rename(columns={"verdict": "row_verdict"}), earlier[stays], pd.DataFrame(rows)]
     )
     for name, place in (("claim", 0), ("notebook", 2)):
         table[name] = table.number.map(lambda number, place=place: CLAIMS[number][place])
@@ -398,7 +398,7 @@ def measured() -> pd.DataFrame:
     table["other"] = table.backbone != DEFAULT
     table = table.sort_values(["number", "other"], kind="stable", ignore_index=True)
     for _, part in table.groupby(["number", "backbone"]):
-        table.loc[part.index, "verdict"] = over_settings(part.assign(verdict=part.alone))
+        table.loc[part.index, "verdict"] = over_settings(part.assign(verdict=part.row_verdict))
     return with_holm(table)[COLUMNS]
 
 
@@ -407,42 +407,31 @@ def _by_construction(number: int, study: str, arm: str, metric: str, minus: str)
     found = quantity.measure()
     row = {"number": number, "study": study, "arm": arm, "metric": metric, "tuned": "no"}
     row |= {"unit": "largest change", "effect": found["effect"], "seeds": found["seeds"]}
-    return row | _facts(quantity) | {"alone": "by construction", "sign": 0}
+    return row | _facts(quantity) | {"row_verdict": "by construction", "sign": 0}
 
 
 def _row(earlier: Earlier) -> dict:
-    found, times = earlier.estimate(), earlier.unit == "times"
-    scale = 100 if earlier.unit in ("points", "hundredths") else 1
-    margin = np.log1p(earlier.margin) if times else earlier.margin / scale
-
-    def shown(value: float) -> float:
-        return float(np.exp(value)) if times else scale * value
-
-    (low, high), (low90, high90) = found.interval(), found.interval(0.9)
-    alone = verdict(found, margin, earlier.promise) if margin else "cannot tell"
+    found, unit = earlier.estimate(), earlier.unit
+    scale = 100 if unit in ("points", "hundredths") else 1
+    margin = np.log1p(earlier.margin) if unit == "times" else earlier.margin / scale
     metric = earlier.metric + (f" - {earlier.minus}" if earlier.minus else "")
     arm = earlier.arm + (f" on {earlier.backbone}" if earlier.rival_backbone else "")
     arm, rival, metric = earlier.called or (arm, earlier.rival, metric)
-    return {
+    row = found.numbers(unit) | {
         "number": earlier.number,
         "arm": arm,
         "rival": rival,
         "metric": metric,
-        "unit": earlier.unit,
-        "margin": shown(margin) if margin else np.nan,
-        "effect": shown(found.effect),
-        "low": shown(low),
-        "high": shown(high),
-        "low90": shown(low90),
-        "high90": shown(high90),
-        "mde": shown(found.mde),
+        "unit": unit,
+        "margin": in_unit(margin, unit),
         "seeds": found.seeds,
-        "p": found.p if margin else np.nan,
-        "sign": (int(low > 0) - int(high < 0)) if margin else 0,
-        "alone": alone,
+        "row_verdict": verdict(found, margin, earlier.promise) if margin else "cannot tell",
         "tuned": "no",
         "study": earlier.study,
-    } | _facts(earlier)
+    }
+    if not margin:  # none was declared: no test is made
+        row |= {"margin": np.nan, "p": np.nan, "sign": 0}
+    return row | _facts(earlier)
 
 
 def _facts(quantity: Quantity) -> dict:
@@ -456,11 +445,22 @@ def _facts(quantity: Quantity) -> dict:
 
 def names(table: pd.DataFrame) -> list[str]:
     """What each row of the ledger is called in a figure: [N] strings."""
-    several = table.duplicated("number", keep=False)
-    return [
-        f"{row.number}: {_apart(row) if again else row.claim}"
-        for row, again in zip(table.itertuples(), several, strict=True)
-    ]
+    called = []
+    for _, rows in table.groupby("number", sort=False):
+        varies = [name for name in ("metric", "n", "backbone") if rows[name].nunique() > 1]
+        for row in rows.itertuples():
+            words = [f"{row.arm} against {row.rival}", *(_word(row, name) for name in varies)]
+            own = ", ".join(filter(None, words)) if len(rows) > 1 else row.claim
+            called.append(f"{row.number}: {own}")
+    return called
+
+
+def _word(row, name: str) -> str:
+    """What a column says of a row, for a figure; nothing for the default backbone."""
+    if name == "n":
+        return f"{row.n:g} sentences"
+    value = getattr(row, name)
+    return "" if value == DEFAULT else value
 
 
 def _apart(row) -> str:
@@ -481,6 +481,14 @@ def written(row) -> str:
     return f"{numbers[0]} {row.unit} [{numbers[1]}, {numbers[2]}]"
 
 
+def _beside(row) -> str | None:
+    """What stands in a figure of points in place of a dot; None where the dot is drawn."""
+    if row.unit == "points":
+        return None
+    tiny = abs(row.effect) < 1e-3  # its interval would run into the verdict
+    return written(row).partition(" [")[0] if tiny else written(row)
+
+
 def markdown(table: pd.DataFrame) -> str:
     """The ledger as a Markdown table; ° marks rows of the runs before designs were declared."""
     lines = [
@@ -495,7 +503,7 @@ def markdown(table: pd.DataFrame) -> str:
         if row.number != number:
             number = row.number
             lines.append(f"| {number} | **{row.claim}** | | | | | {row.notebook} |")
-        word = row.alone if row.verdict != "depends" else f"depends: {row.alone}"
+        word = row.row_verdict if row.verdict != "depends" else f"depends: {row.row_verdict}"
         mde = "" if row.mde != row.mde else f"{row.mde:.2g}"
         lines.append(
             f"| | {_apart(row)} | {written(row)} | {mde} | {row.seeds} | *{word}*{mark} | |"
@@ -514,7 +522,7 @@ def main() -> None:
     shown = table[(table.backbone == DEFAULT) & ~table.duplicated(["number", "backbone"])]
     axes = plots.verdicts(
         shown.set_axis(names(shown)),
-        [None if row.unit == "points" else written(row) for row in shown.itertuples()],
+        [_beside(row) for row in shown.itertuples()],
         "Pretraining delivers what it promises; of most recipes no gain shows",
         "points of the score; above zero is what the claim promises; 95 % interval",
     )

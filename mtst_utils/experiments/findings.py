@@ -16,6 +16,7 @@ from mtst_utils.experiments.intervals import (
     Estimate,
     accuracy_of,
     group_values,
+    in_unit,
     macro_f1_of,
     of_seeds,
     seeds_needed,
@@ -153,41 +154,27 @@ def findings(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
 
 
 def _row(study: Study, backbone: str, n: int, comparison: Comparison, found: Estimate) -> dict:
-    cost = comparison.metric in COSTS
+    unit = "times" if comparison.metric in COSTS else "points"
     margin = study.margin(n, comparison.metric)
-    margin = float(np.log1p(margin)) if cost else margin
+    margin = float(np.log1p(margin)) if unit == "times" else margin
     finished = found.seeds == study.wanted(n, backbone)
-
-    def shown(value: float) -> float:
-        return float(np.exp(value)) if cost else 100 * value
-
-    low, high = found.interval()
-    low90, high90 = found.interval(0.9)
-    return {
+    return found.numbers(unit) | {
         "number": comparison.claim,
         "claim": study.question,
         "source": comparison.source,
         "arm": comparison.arm,
         "rival": comparison.rival,
         "metric": comparison.metric,
-        "unit": "times" if cost else "points",
-        "margin": shown(margin),
-        "effect": shown(found.effect),
-        "low": shown(low),
-        "high": shown(high),
-        "low90": shown(low90),
-        "high90": shown(high90),
-        "mde": shown(found.mde),
+        "unit": unit,
+        "margin": in_unit(margin, unit),
         "seeds": found.seeds,
         "corpus": study.corpus,
         "backbone": backbone,
-        "p": found.p,
         "verdict": verdict(found, margin, comparison.promise) if finished else "unfinished",
         "study": study.name,
         "n": n,
         "seed_se": 100 * found.seed_se,
         "group_se": 100 * found.group_se,
-        "sign": int(low > 0) - int(high < 0),
     }
 
 

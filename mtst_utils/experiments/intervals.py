@@ -118,6 +118,25 @@ class Estimate:
     def mde(self) -> float:
         return detectable_ratio(self.df) * self.se
 
+    def numbers(self, unit: str) -> dict[str, float]:
+        """effect, low, high, low90, high90, mde as the ledger shows them, with their sign and p.
+
+        unit: "points" or "hundredths" of a score; "times", of an estimate that is of logarithms;
+        anything else as it is. sign: 1 or -1 if the 95 % interval is above or below zero, else 0.
+        """
+        (low, high), (low90, high90) = self.interval(), self.interval(0.90)
+        found = {"effect": self.effect, "low": low, "high": high}
+        found |= {"low90": low90, "high90": high90, "mde": self.mde}
+        found = {name: in_unit(value, unit) for name, value in found.items()}
+        return found | {"sign": int(low > 0) - int(high < 0), "p": self.p}
+
+
+def in_unit(value: float, unit: str) -> float:
+    """A difference of scores in points or hundredths, or a logarithm in times."""
+    if unit == "times":
+        return float(np.exp(value))
+    return float(100 * value if unit in ("points", "hundredths") else value)
+
 
 def of_seeds(values: np.ndarray) -> Estimate:
     """The mean over seeds [S] with the seeds' spread as its only source of error.
