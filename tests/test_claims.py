@@ -8,8 +8,9 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from mtst_utils.experiments import claims, findings, results
+from mtst_utils.experiments import claims, findings, headlines, results
 from mtst_utils.experiments.results import DEFAULT
 from mtst_utils.experiments.verdicts import VERDICTS
 
@@ -101,8 +102,23 @@ def test_measure_compares_seed_by_seed(tmp_path, monkeypatch):
 
 def test_the_ledger_is_shown():
     assert claims.markdown(LEDGER) in (ROOT / "data" / "README.md").read_text()
-    assert "data/claims.png" in README
-    assert (ROOT / "data" / "claims.png").stat().st_size > 10_000
+    for image, file in (("data/headlines.png", "README.md"), ("claims.png", "data/README.md")):
+        assert f"({image})" in (ROOT / file).read_text()
+        with Image.open((ROOT / file).parent / image) as drawn:
+            assert drawn.width <= (900 if "head" in image else 1500)  # README: legible at 900
+
+
+def test_headlines_are_rows_of_the_ledger():
+    shown = headlines.headlines()
+    assert list(shown.index) == list(headlines.ADVICE)
+    for (number, arm, n), row in zip(headlines.ADVICE.values(), shown.itertuples(), strict=True):
+        same = LEDGER[(LEDGER.number == number) & (LEDGER.arm == arm) & (LEDGER.n == n)].iloc[0]
+        assert (row.effect, row.low, row.high) == (same.effect, same.low, same.high)
+        assert row.verdict == same.row_verdict
+        assert bool(row.mark) == (same.tuned == "no")
+    assert sum(shown.low > 0) <= 2  # "Little of the popular advice gains anything here"
+    texts = [text.get_text() for text in headlines.figure().texts]
+    assert {"+6.1", "−11.9", "no difference"} <= set(texts)
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,10 @@ def test_findings_in_the_readme_follow_from_committed_rows():
     )
     assert decay["high"] < 0.005  # "no gain of half a point"
     assert "no gain of half a point" in README
+    rate = results.paired(
+        "layerwise_many", "decay 1, rate 0.0002", "decay 1, rate 2e-05", "sentiment macro F1"
+    )
+    assert rate["effect"] == pytest.approx(0.09, abs=0.005)  # "costs nine points"
 
 
 def full_minus_probe(n, metric="sentiment macro F1", probe="two-block probe"):

@@ -19,6 +19,14 @@ from PIL import Image
 # Okabe & Ito's palette: told apart without colour vision, in print, and on a projector.
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
 GREY = "#8C8C8C"
+VERDICT_COLORS = {  # one legend for the whole series
+    "holds": COLORS[0],
+    "no difference": COLORS[2],
+    "depends": COLORS[4],
+    "does not hold": COLORS[3],
+    "cannot tell": GREY,
+    "by construction": "black",
+}
 STYLE = {
     "figure.dpi": 84,
     "savefig.dpi": 84,
@@ -299,6 +307,30 @@ def forest(table, title, xlabel, ax=None):
     return ax
 
 
+def headlines(table, title, xlabel):
+    """Effects in points, written out beside their verdicts, in large type: table has a row a
+    headline and the columns effect, low, high, verdict, mark (a sign behind the verdict, or "").
+    """
+    figure, ax = plt.subplots(figsize=(9, 0.58 * len(table) + 1.3), layout="none")
+    figure.subplots_adjust(left=0.41, right=0.73, top=0.9, bottom=0.12)
+    for position, row in enumerate(table.itertuples()):
+        color = VERDICT_COLORS[row.verdict]
+        errors = [[row.effect - row.low], [row.high - row.effect]]
+        ax.errorbar(
+            row.effect, position, xerr=errors, fmt="o", ms=9, lw=2.5, color=color, capsize=4
+        )
+        beside = {"transform": ax.get_yaxis_transform(), "va": "center", "color": color}
+        effect = f"{row.effect:+.1f}".replace("-", "−")
+        ax.text(1.2, position, effect, ha="right", weight="bold", fontsize=13, **beside)
+        ax.text(1.25, position, row.verdict + row.mark, fontsize=13, **beside)
+    ax.axvline(0, color="black", linewidth=1)
+    ax.set(yticks=range(len(table)), ylim=(len(table) - 0.5, -0.6))
+    ax.set_yticklabels(table.index, fontsize=13)
+    ax.set_xlabel(xlabel, fontsize=12)
+    figure.suptitle(title, fontsize=16, weight="bold", x=0.02, ha="left")
+    return ax
+
+
 def verdicts(table, effects, title, xlabel, ax=None):
     """A forest of claims with their verdicts: table has a row a claim and the columns effect, low,
     high, verdict.
@@ -306,14 +338,7 @@ def verdicts(table, effects, title, xlabel, ax=None):
     effects: [N], None where the effect is drawn, else what to write in its place (an effect in
     another unit).
     """
-    color = {
-        "holds": COLORS[0],
-        "no difference": COLORS[2],
-        "depends": COLORS[4],
-        "does not hold": COLORS[3],
-        "cannot tell": GREY,
-        "by construction": "black",
-    }
+    color = VERDICT_COLORS
     ax = _axes(ax, 13, 0.34 * len(table) + 1.2)
     for position, (row, effect) in enumerate(zip(table.itertuples(), effects, strict=True)):
         if effect is None:
