@@ -166,7 +166,8 @@ def test_slides_make_a_talk(path, slides):
     code = re.findall(r'<div class="highlight.*?</pre>', page, re.DOTALL)
     assert len(code) <= 4  # only where code is the point
     figures = re.findall(r"<img[^>]*>", page)
-    assert figures and all(re.search(r'alt="Figure: .{15}', figure) for figure in figures)
+    assert figures
+    assert all(re.search(r'alt="Figure: .{15}', figure) for figure in figures)
     assert all(float(re.search(r'height="(\d+)', figure)[1]) <= 560 for figure in figures)
 
 
@@ -178,7 +179,8 @@ def test_slides_need_no_network_where_npm_is(tmp_path, slides, monkeypatch, caps
     assert re.search(r'src="https://[^"]*require', page)
 
     def npm(command, **_):  # leaves the files that it is asked for
-        assert command[1] == "install" and command[-4:] == list(slides.SCRIPTS)
+        assert command[1] == "install"
+        assert command[-4:] == list(slides.SCRIPTS)
         for _, place in slides.SCRIPTS.values():
             file = tmp_path / "node_modules" / place.partition("?")[0]
             file.parent.mkdir(parents=True, exist_ok=True)
