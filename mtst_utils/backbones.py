@@ -184,11 +184,12 @@ def _from_hub(hub_id: str, revision: str | None, subfolder: str, hub: dict) -> t
     except Exception as error:
         unreachable = error
     inner = f"{subfolder.strip('/')}/" if subfolder else ""
+    weights = [f"{inner}model*.safetensors", f"{inner}*_Dense/model.safetensors"]
     try:
         folder = snapshot_download(
             hub_id,
             revision=revision,
-            allow_patterns=["*.json", "*.txt", "*.model", f"{inner}model*.safetensors"],
+            allow_patterns=["*.json", "*.txt", "*.model", *weights],
             ignore_patterns=["onnx/*", "openvino/*"],
             **hub | {"local_files_only": hub["local_files_only"] or unreachable is not None},
         )

@@ -18,8 +18,10 @@ import pytest
 import small
 import torch
 from conftest import CONFIGS, tiny_backbone, tiny_tokenizer
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as models
+from sentence_transformers.util import import_from_string
 from transformers import (
     BertTokenizerFast,
     CLIPConfig,
@@ -34,6 +36,7 @@ from transformers import (
 
 import mtst_utils as mtst
 from mtst_utils import backbones, checkpoints
+from mtst_utils.layers import ACTIVATIONS, Dense
 
 TEXTS = ["the cat sat on a mat", "Nobody Expected The Train", "late"]
 FRAME = small.frame(24)
@@ -133,14 +136,161 @@ def test_a_folder_of_version_2_opens_and_its_longest_sentence_is_what_it_states(
         assert np.abs(ours.encode(TEXTS) - expected).max() < 1e-5
 
 
+DENSE = {
+    "LaBSE": [models.Dense(32, 32), models.Normalize()],
+    "smaller": [models.Dense(32, 8, activation_function=torch.nn.Identity())],
+    "no bias": [models.Dense(32, 48, bias=False, activation_function=torch.nn.GELU())],
+    "two": [models.Dense(32, 64), models.Dense(64, 16, activation_function=torch.nn.ReLU())],
+}
+
+
+@pytest.mark.parametrize("modules", DENSE.values(), ids=DENSE)
+def test_dense_is_applied_saved_and_opened_by_others(tmp_path, modules):
+    folder, expected = written(tmp_path, *modules, pooling="cls")
+    ours = mtst.SentenceEncoder.from_pretrained(folder)
+    assert ours.dimension == expected.shape[1]
+    assert ours.normalize == isinstance(modules[-1], models.Normalize)
+    model = mtst.MultiTaskModel(ours, small.model().tasks.values())
+    assert model.heads["animal"].in_features == ours.dimension
+    model.save_pretrained(tmp_path / "again")
+    peer = SentenceTransformer(str(tmp_path / "again"), device="cpu")
+    again = mtst.MultiTaskModel.from_pretrained(tmp_path / "again")
+    for opened in (ours, again.encoder, peer):
+        assert np.abs(opened.encode(TEXTS) - expected).max() < 1e-5
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = ours(*ours.collate(ours.tokenize(TEXTS)[0]))
+    assert inside.dtype == torch.float32
+    cosines = mtst.cosine_matrix(ours.encode(TEXTS, precision="bfloat16"), expected).diagonal()
+    assert cosines.min() > 0.99
+
+
+def dense_model(activation="Tanh"):
+    torch.manual_seed(0)
+    dense = [Dense(32, 16, activation=activation), Dense(16, 8, bias=False, activation="Identity")]
+    encoder = mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer(), dense=dense)
+    mtst.seed_everything(0)
+    return mtst.MultiTaskModel(encoder, small.model().tasks.values())
+
+
+COUNTS = 32 * 16 + 16 + 16 * 8  # of its parameters
+TOP = "block 2 and Dense"
+
+
+def test_dense_goes_with_the_last_block():
+    with_dense, plain = dense_model(), small.model()
+    table = mtst.lr_table(mtst.layerwise_lr_groups(with_dense, 1e-3, 0.5, 1e-2)).set_index("name")
+    other = mtst.lr_table(mtst.layerwise_lr_groups(plain, 1e-3, 0.5, 1e-2)).set_index("name")
+    assert list(table.index) == ["embeddings", "block 0", "block 1", TOP, "heads"]
+    assert table.lr.tolist() == other.lr.tolist()
+    assert table.parameters[TOP] == other.parameters["block 2"] + COUNTS
+    assert table.parameters.sum() == sum(p.numel() for p in with_dense.parameters())
+    report = mtst.parameter_report(with_dense).set_index("part")
+    assert list(report.index) == ["embeddings", "block 0", "block 1", TOP, *report.index[4:]]
+    assert report.parameters[TOP] == table.parameters[TOP]
+    assert list(report.index[4:]) == ["head animal", "head letter"]
+    assert report.share.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_dense_is_frozen_and_learns_with_the_top_block(n):
+    losses = []
+    for acceleration in (True, False):
+        with_dense, before = dense_model(), dense_model().encoder.dense
+        mtst.unfreeze_top_blocks(with_dense, n)
+        options = OPTIONS | {"epochs": 3, "acceleration": acceleration}
+        losses.append(mtst.fit(with_dense, FRAME, **options).loss.to_numpy())
+        for a, b in zip(with_dense.encoder.dense, before, strict=True):
+            assert torch.equal(a.linear.weight, b.linear.weight) == (n == 0)
+            assert mtst.freezing.is_frozen(a) == (n == 0)
+        report = mtst.parameter_report(with_dense).set_index("part")
+        assert report.trainable[TOP] == (report.parameters[TOP] if n else 0)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_dense_joins_with_the_top_block():
+    with_dense = dense_model()
+    weight = with_dense.encoder.dense[0].linear.weight
+    moved = []
+
+    class Look:
+        def before_step(self, run):
+            self.before = weight.detach().clone()
+
+        def on_step(self, run):
+            moved.append(not torch.equal(weight, self.before))
+
+    gradual = mtst.GradualUnfreezing(0.5, 0.9)
+    assert gradual.schedule(with_dense, 12).layer.tolist()[0] == TOP
+    mtst.fit(with_dense, FRAME, **OPTIONS | {"epochs": 4}, callbacks=[gradual, Look()])
+    assert moved == [False] * 6 + [True] * 6
+
+
+def test_dense_of_another_activation_is_another_run(tmp_path):
+    mtst.fit(dense_model(), FRAME, **OPTIONS, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"is of another run \(encoder differ"):
+        mtst.fit(dense_model("ReLU"), FRAME, **OPTIONS, checkpoint=tmp_path)
+
+
 @pytest.mark.parametrize(
-    "module",
-    [models.Dense(32, 16), models.Dropout(0.1), models.LayerNorm(32)],
-    ids=lambda module: type(module).__name__,
+    ("config", "message"),
+    [
+        ({"activation_function": "torch.nn.modules.activation.Softmax"}, "activation.Softmax"),
+        ({"activation_function": "mine.Tanh"}, "activation_function='mine.Tanh'"),
+        ({"use_residual": True}, "Dense with use_residual=True"),
+        ({"module_input_name": "token_embeddings"}, "Dense with module_input_name='token_emb"),
+        ({"out_features": 9}, "model.safetensors cannot be read as a Dense .*states another"),
+        ({"bias": False}, "model.safetensors cannot be read as a Dense .*states another"),
+        (None, "No such file.*pytorch_model.bin, are not read"),
+    ],
 )
-def test_what_is_not_applied_is_refused_by_name(tmp_path, module):
-    folder, _ = written(tmp_path, module)
-    with pytest.raises(ValueError, match=rf"{type(module).__name__} as module 2.*does not apply"):
+def test_dense_that_is_not_applied_is_refused_by_name(tmp_path, config, message):
+    folder, _ = written(tmp_path, models.Dense(32, 16))
+    path, weights = folder / "2_Dense" / "config.json", folder / "2_Dense" / "model.safetensors"
+    if config is None:
+        torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+        weights.unlink()
+    else:
+        path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    with pytest.raises(ValueError, match=message):
+        mtst.SentenceEncoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("dense", "kind", "message"),
+    [
+        (lambda: [Dense(16, 8)], ValueError, r"dense\[0\] takes vectors of 16 numbers; it gets 32"),
+        (lambda: [Dense(32, 8), Dense(9, 8)], ValueError, r"dense\[1\] takes .* 9 .*; it gets 8"),
+        (lambda: [torch.nn.Linear(32, 8)], TypeError, r"dense\[0\] must be of type Dense"),
+        (lambda: [Dense(32, 8, activation="Softmax")], ValueError, "activation must be one of"),
+    ],
+)
+def test_dense_that_does_not_fit(dense, kind, message):
+    with pytest.raises(kind, match=message):
+        mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer(), dense=dense())
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_activation_is_that_of_torch(tmp_path, name):
+    encoder = mtst.SentenceEncoder(
+        tiny_backbone(), tiny_tokenizer(), dense=[Dense(32, 4, activation=name)]
+    )
+    encoder.save_pretrained(tmp_path)
+    again = mtst.SentenceEncoder.from_pretrained(tmp_path)
+    assert np.array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
+    stated = json.loads((tmp_path / "2_Dense" / "config.json").read_text())
+    kind = import_from_string(stated["activation_function"])  # as sentence-transformers finds it
+    assert type(again.dense[0].activation) is kind
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [[models.Dropout(0.1)], [models.LayerNorm(32)], [models.Normalize(), models.Dense(32, 16)]],
+    ids=lambda modules: type(modules[-1]).__name__,
+)
+def test_what_is_not_applied_is_refused_by_name(tmp_path, modules):
+    folder, _ = written(tmp_path, *modules)
+    named = f"{type(modules[-1]).__name__} as module {len(modules) + 1}"
+    with pytest.raises(ValueError, match=rf"{named}.*does not apply"):
         mtst.SentenceEncoder.from_pretrained(folder)
     backbone, tokenizer = mtst.load_backbone(folder)  # what the message says one can do
     assert mtst.SentenceEncoder(backbone, tokenizer).encode(TEXTS).shape == (3, 32)
