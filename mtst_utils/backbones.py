@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from mtst_utils import checks
 from mtst_utils.fast_cpu import use_quick_dropout
 from mtst_utils.packaged_weights import DEFAULT, SHA256, BackboneNotAvailable, packaged_folder
 
@@ -61,7 +62,8 @@ def load_backbone(
     if not os.fspath(name):
         raise BackboneNotAvailable(f"name is empty. {WAYS}")
     name = os.path.expanduser(name)
-    hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    hub = {"token": checks.plain(token), "cache_dir": cache_dir}
+    hub |= {"local_files_only": bool(local_files_only)}
     folder, source = _find(name, revision, subfolder, hub)
     if not any(folder.glob("model*.safetensors")):
         raise BackboneNotAvailable(

@@ -6,7 +6,6 @@ Taught in notebook 01.
 import contextlib
 import copy
 import inspect
-import io
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -306,8 +305,9 @@ def checked_sentences(sentences: Iterable[str], name: str = "sentences") -> list
     """
     if isinstance(sentences, pd.DataFrame) or hasattr(sentences, "columns"):
         raise TypeError(f"{name} must be one column, as frame['text']; got a frame")
-    refused = (str, bytes, bytearray, Mapping, Set, io.IOBase)
-    if isinstance(sentences, refused) or not hasattr(sentences, "__iter__"):
+    refused = (str, bytes, bytearray, Mapping, Set, type)
+    no_sequence = not hasattr(sentences, "__iter__") or getattr(sentences, "ndim", 1) == 0
+    if isinstance(sentences, refused) or no_sequence or hasattr(sentences, "read"):  # a file
         raise TypeError(f"{name} must be a list of strings; got {type(sentences).__name__}")
     sentences = list(sentences)
     for i, sentence in enumerate(sentences):

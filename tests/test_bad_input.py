@@ -469,7 +469,11 @@ ROWS = [
         TypeError,
         "batch_size must be a whole number of 1 or more; got '32'",
     ),
-    (lambda t: t.fit(seed="x"), TypeError, "seed must be a whole number from 0 on; got 'x'"),
+    (
+        lambda t: t.fit(seed="x"),
+        TypeError,
+        "seed must be a whole number from 0 to 2**63 - 1; got 'x'",
+    ),
     (
         lambda t: t.fit(precision="fp8"),
         ValueError,
