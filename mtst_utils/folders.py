@@ -61,9 +61,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
     # Unpadding only changes the speed.
     read = ("max_seq_length", "do_lower_case", "unpad_inputs")
     _check_others(folder, "Transformer", transformer, TRANSFORMER, read)
-    max_length = transformer.get("max_seq_length")
+    max_length, lower = transformer.get("max_seq_length"), transformer.get("do_lower_case", False)
     if max_length is not None:
-        checks.whole(f"{files[0]}: max_seq_length", max_length, "of 3 or more", lambda v: v >= 3)
+        checks.whole(f"{folder}: max_seq_length", max_length, "of 3 or more", lambda v: v >= 3)
+    checks.instance(f"{folder}: do_lower_case", lower, (bool, type(None)))
     for kind, place in modules:
         if kind == "Normalize":
             _check_others(folder, kind, _json(place / "config.json"), NORMALIZE)
@@ -73,7 +74,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         "dense": [_dense(folder, place) for kind, place in modules if kind == "Dense"],
         "normalize": modules[-1][0] == "Normalize",
         "max_length": max_length,
-        "lower_case": transformer.get("do_lower_case", False),
+        "lower_case": lower,
     }
 
 
