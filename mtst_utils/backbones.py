@@ -61,8 +61,8 @@ def load_backbone(
         raise TypeError(f"name must be a string or a path, not {type(name).__name__}")
     if not os.fspath(name):
         raise BackboneNotAvailable(f"name is empty. {WAYS}")
-    name = os.path.expanduser(name)
-    hub = {"token": checks.plain(token), "cache_dir": cache_dir}
+    name, revision = os.path.expanduser(checks.plain(name)), checks.plain(revision)
+    hub = {"token": checks.plain(token), "cache_dir": checks.plain(cache_dir)}
     hub |= {"local_files_only": bool(local_files_only)}
     folder, source = _find(name, revision, subfolder, hub)
     if not any(folder.glob("model*.safetensors")):

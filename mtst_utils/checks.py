@@ -39,6 +39,14 @@ def instance(name: str, value: object, kind: type | tuple[type, ...]) -> None:
         raise TypeError(f"{name} must be of type {kinds}; got {given}")
 
 
+def items(name: str, value: Any) -> list:
+    """The elements of what can be gone through. Raises TypeError for what cannot."""
+    try:
+        return list(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be a list; got {value!r:.60} ({error})") from error
+
+
 def plain(value: Any) -> Any:
     """A scalar of NumPy's or torch's as Python's own: a file can hold it. Else the value itself."""
     return value.item() if getattr(value, "ndim", None) == 0 else value

@@ -77,7 +77,7 @@ class SentenceEncoder(nn.Module):
         super().__init__()
         checks.instance("backbone", backbone, PreTrainedModel)
         checks.instance("tokenizer", tokenizer, PreTrainedTokenizerBase)
-        if pooling not in list(POOLINGS):
+        if not isinstance(pooling, str) or pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
         max_length, longest = checks.plain(max_length), _longest(backbone, tokenizer)
         if max_length is not None and not (
@@ -201,7 +201,8 @@ class SentenceEncoder(nn.Module):
         bfloat16 = wants_bfloat16(precision, self.backbone.device)
         token_budget = (2048 if bfloat16 else 1024) if token_budget is None else token_budget
         token_budget = checks.plain(token_budget)
-        if not isinstance(token_budget, int) or token_budget < 1:
+        whole = isinstance(token_budget, int) and not isinstance(token_budget, bool)
+        if not whole or token_budget < 1:
             raise ValueError(f"token_budget must be a positive whole number; got {token_budget!r}")
         # The backbone's weights once: autocast would convert them anew for every batch.
         own = {id(weight) for weight in self.backbone.parameters()} if bfloat16 else set()

@@ -48,7 +48,8 @@ def _groups(frame: pd.DataFrame, by: str | None) -> list[tuple[object, np.ndarra
     groups: list[tuple[object, np.ndarray]] = [(None, np.ones(len(frame), bool))]
     if by is None:
         return groups
-    if list(frame.columns).count(by) != 1 or by in ("text", "task"):
+    no_name = is_missing(by) or not is_hashable(by)
+    if no_name or list(frame.columns).count(by) != 1 or by in ("text", "task"):
         raise ValueError(
             "by must be a column of the frame, there once, and not called text or task; "
             f"got {by!r}, it has {list(frame.columns)}"
@@ -62,7 +63,5 @@ def _groups(frame: pd.DataFrame, by: str | None) -> list[tuple[object, np.ndarra
             f"{missing} of {len(frame)} rows have no {by}: "
             "they count in the scores over all rows only"
         )
-    return groups + [
-        (value, (frame[by] == value).to_numpy(bool, na_value=False))
-        for value in frame[by].dropna().unique()
-    ]
+    codes, values = pd.factorize(frame[by])  # -1 where there is none
+    return groups + [(value, codes == i) for i, value in enumerate(values)]

@@ -51,8 +51,9 @@ def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFr
     Taught in notebook 02, section 10.
     """
     checks.instance("path", path, (str, Path))
+    checks.instance("text", text, str)
     path = Path(path).expanduser()
-    if not isinstance(tasks, dict) or not tasks or not all(isinstance(n, str) for n in tasks):
+    if not isinstance(tasks, dict) or not tasks or not _are_words([*tasks, *tasks.values()]):
         raise ValueError(
             f"tasks must be a dict {{task name: column}} with at least one task; got {tasks!r}"
         )
@@ -83,6 +84,10 @@ def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFr
                 f"found {found}"
             )
     return frame.reset_index(drop=True)
+
+
+def _are_words(values: list) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _table_of_csv(path: Path, rows: int | None = None) -> pd.DataFrame:

@@ -59,7 +59,7 @@ def lr_table(groups: Iterable[dict]) -> pd.DataFrame:
     groups: those of `layerwise_lr_groups`, or an optimizer's param_groups made from them; others
     raise ValueError. Taught in notebook 04, section 2.
     """
-    groups = list(groups)
+    groups = checks.items("groups", groups)
     if not groups or not all(
         isinstance(group, dict) and {"layer", "lr", "params"} <= set(group) for group in groups
     ):

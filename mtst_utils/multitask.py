@@ -26,6 +26,8 @@ from mtst_utils.encoder import SentenceEncoder, checked_sentences
 from mtst_utils.fast_cpu import QuickDropout
 from mtst_utils.frames import NO_LABEL, is_hashable, is_missing
 
+LARGEST = torch.finfo(torch.float32).max
+
 
 @dataclass(frozen=True)
 class Task:
@@ -58,7 +60,7 @@ class Task:
             raise ValueError(f"Task: name holds half a character; got {self.name!a}")
         self._check_options()
         name, above = f"Task {self.name!r}: weight", "above 0"
-        weight = checks.number(name, self.weight, above, lambda v: 0 < v < float("inf"))
+        weight = checks.number(name, self.weight, above, lambda v: 0 < v <= LARGEST)
         object.__setattr__(self, "weight", weight)
 
     def _check_options(self) -> None:
@@ -214,7 +216,7 @@ class RegressionTask(Task):
         for i, value in enumerate(labels):
             try:
                 numbers.append(float("nan") if is_missing(value) else float(value))
-                if abs(numbers[-1]) > torch.finfo(torch.float32).max:
+                if not is_missing(value) and not abs(numbers[-1]) <= LARGEST:  # NaN, too
                     raise ValueError
             except (TypeError, ValueError, OverflowError):
                 raise ValueError(
@@ -307,7 +309,7 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
     ) -> None:
         super().__init__()
         checks.instance("encoder", encoder, SentenceEncoder)
-        tasks = list(tasks)
+        tasks = checks.items("tasks", tasks)
         if not tasks or not all(isinstance(task, Task) for task in tasks):
             raise TypeError(f"tasks must be a list of at least one Task; got {tasks!r}")
         if len({task.name for task in tasks}) < len(tasks):

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import small
 from conftest import tiny_backbone, tiny_tokenizer
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 import mtst_utils as mtst
@@ -95,7 +95,6 @@ def test_any_number_of_fit(value, name):
             ("metric", lambda v: mtst.EarlyStopping(v)),
             ("patience", lambda v: mtst.EarlyStopping("a accuracy", v)),
             ("seed", mtst.seed_everything),
-            ("name", mtst.MultiTaskModel.from_pretrained),
             ("by", lambda v: mtst.evaluate(MODEL, FRAME, by=v)),
             ("groups", mtst.lr_table),
         ]
@@ -103,7 +102,7 @@ def test_any_number_of_fit(value, name):
 )
 def test_anything_at_any_argument(value, door):
     name, call = door
-    with refusing(name, "is no folder here"):
+    with refusing(name):
         call(value)
 
 
@@ -184,15 +183,16 @@ def frames(draw):
             st.lists(usual | ANYTHING if draw(st.booleans()) else usual, min_size=n, max_size=n)
         )
         series = pd.Series(values, dtype=object)
+        dtype = draw(DTYPES)
         with contextlib.suppress(Exception):  # not every kind holds everything
-            series = series.astype(draw(DTYPES))
+            series = series.astype(dtype or object)
         columns.append(series.rename(name))
     frame = pd.concat(columns, axis=1) if columns else pd.DataFrame()
     index = draw(st.sampled_from(["plain", "one", "pairs"]))
     if index == "one":
         frame.index = ["a"] * len(frame)
     elif index == "pairs":
-        frame.index = pd.MultiIndex.from_tuples([("a", i) for i in range(len(frame))] or [()])
+        frame.index = pd.MultiIndex.from_product([["a"], range(len(frame))])
     return frame
 
 
@@ -224,6 +224,8 @@ FIELDS = st.text(st.characters(codec="utf-8"), max_size=6) | st.text(
     line=st.sampled_from(["\n", "\r\n"]),
 )
 def test_any_csv_that_others_write(tmp_path, rows, separator, quoting, encoding, line):
+    # Python's writer does not quote what ends a line elsewhere: such a file has other rows.
+    assume(quoting != csv.QUOTE_MINIMAL or not any("\r" in "".join(row) for row in rows))
     file = io.StringIO(newline="")
     writer = csv.writer(file, delimiter=separator, quoting=quoting, lineterminator=line)
     writer.writerows([("text", "z"), *rows])
