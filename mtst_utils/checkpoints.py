@@ -39,7 +39,10 @@ def fingerprint(run, valid: pd.DataFrame | None, **settings) -> dict:
         "model": type(model).__qualname__,
         "starting weights": _hash_of(model.state_dict()),
         "what is frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
-        "encoder": [type(encoder).__name__, encoder.pooling, encoder.normalize, encoder.max_length],
+        "encoder": [
+            *(type(encoder).__name__, encoder.pooling, encoder.normalize, encoder.max_length),
+            *map(repr, encoder.dense),
+        ],
         "dropout": [dropout, {name: value for name, value in config.items() if "drop" in name}],
         "tasks": [repr(task) for task in model.tasks.values()],
         "optimizer": _optimizer_of(run),

@@ -6,9 +6,7 @@ Taught in notebook 01.
 import contextlib
 import copy
 import inspect
-import io
 from collections.abc import Iterable, Iterator, Mapping, Set
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mtst_utils import checks, folders
 from mtst_utils.backbones import is_known_by_a_short_name, load_backbone
+from mtst_utils.layers import Dense
 from mtst_utils.pooling import POOLINGS
 from mtst_utils.precision import wants_bfloat16
 
@@ -56,12 +55,13 @@ def cosine_matrix(a: ArrayLike, b: ArrayLike | None = None) -> np.ndarray:
 
 
 class SentenceEncoder(nn.Module):
-    """A backbone and everything outside it: tokenizer, maximum length, pooling, normalising.
+    """A backbone and everything outside it: tokenizer, maximum length, pooling, Dense, normalising.
 
     backbone: a transformer that returns last_hidden_state; tokenizer: its own.
     pooling: "mean", "cls" or "max"; normalize: scale every embedding to length 1.
     max_length: tokens a sentence is cut to, special tokens included (default: the most the model
-    takes). Raises ValueError for an unknown pooling or a max_length the model cannot take.
+    takes). dense: after the pooling, one after the other; most models have none.
+    Raises ValueError for an unknown pooling or a max_length the model cannot take.
     Taught in notebook 01.
     """
 
@@ -72,11 +72,12 @@ class SentenceEncoder(nn.Module):
         pooling: str = "mean",
         normalize: bool = False,
         max_length: int | None = None,
+        dense: Iterable[Dense] = (),
     ) -> None:
         super().__init__()
         checks.instance("backbone", backbone, PreTrainedModel)
         checks.instance("tokenizer", tokenizer, PreTrainedTokenizerBase)
-        if pooling not in list(POOLINGS):
+        if not isinstance(pooling, str) or pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
         max_length, longest = checks.plain(max_length), _longest(backbone, tokenizer)
         if max_length is not None and not (
@@ -87,18 +88,20 @@ class SentenceEncoder(nn.Module):
                 f"got {max_length!r}"
             )
         self.backbone, self.tokenizer = backbone, tokenizer
-        self.pooling, self.normalize = pooling, bool(normalize)
+        self.pooling, self.normalize = str(pooling), bool(normalize)
         self.max_length = max_length or longest
+        self.dense = nn.Sequential(*dense)
+        _check_widths(self.dense, backbone)
 
     @classmethod
     def from_pretrained(cls, name: str | Path | None = None, **options: Any) -> "SentenceEncoder":
         """Load by name as `load_backbone` does, with its options (revision, token, ...).
 
-        Pooling, maximum length, lower-casing and normalising are those that sentence-transformers'
-        files in the folder state, else the mean and the model's limit. Only of the models that
-        `load_backbone` knows by a short name embeddings keep their own length (normalize=False):
-        heads learn from it. Raises ValueError for a stated module, option or default prompt that is
-        not applied here, by its name.
+        Pooling, maximum length, lower-casing, Dense and normalising are those that the files of
+        sentence-transformers in the folder state, else the mean and the model's limit. Only of the
+        models that `load_backbone` knows by a short name embeddings keep their own length
+        (normalize=False): heads learn from it. Raises ValueError for a stated module, option or
+        default prompt that is not applied here, by its name.
         """
         backbone, tokenizer = load_backbone(name, **options)
         stated = folders.read_settings(Path(backbone.name_or_path))
@@ -114,8 +117,9 @@ class SentenceEncoder(nn.Module):
 
     @property
     def dimension(self) -> int:
-        """H, the length of an embedding."""
-        return self.backbone.config.hidden_size
+        """H, the length of an embedding: the backbone's hidden size, or what a Dense gives."""
+        widths = [dense.linear.out_features for dense in self.dense]
+        return widths[-1] if widths else self.backbone.config.hidden_size
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -128,7 +132,7 @@ class SentenceEncoder(nn.Module):
         if token_type_ids is not None and _takes_token_types(self.backbone):
             inputs["token_type_ids"] = token_type_ids
         hidden = self.backbone(**inputs).last_hidden_state
-        pooled = POOLINGS[self.pooling](hidden, attention_mask)
+        pooled = self.dense(POOLINGS[self.pooling](hidden, attention_mask))
         return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
     def tokenize(self, sentences: list[str]) -> tuple[list[list[int]], int]:
@@ -196,10 +200,12 @@ class SentenceEncoder(nn.Module):
         """
         bfloat16 = wants_bfloat16(precision, self.backbone.device)
         token_budget = (2048 if bfloat16 else 1024) if token_budget is None else token_budget
-        if not isinstance(token_budget, Integral) or token_budget < 1:
+        token_budget = checks.plain(token_budget)
+        whole = isinstance(token_budget, int) and not isinstance(token_budget, bool)
+        if not whole or token_budget < 1:
             raise ValueError(f"token_budget must be a positive whole number; got {token_budget!r}")
-        # The encoder's weights once: autocast would convert them anew for every batch.
-        own = {id(weight) for weight in self.parameters()} if bfloat16 else set()
+        # The backbone's weights once: autocast would convert them anew for every batch.
+        own = {id(weight) for weight in self.backbone.parameters()} if bfloat16 else set()
         weights = {
             name: weight.detach().bfloat16()
             for name, weight in module.named_parameters()
@@ -229,8 +235,9 @@ class SentenceEncoder(nn.Module):
         folder = Path(folder).expanduser()
         _merged(self.backbone).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        options = self.pooling, self.normalize, self.max_length
-        folders.write_settings(folder, *options, _lowers_first(self.tokenizer), self.dimension)
+        options = self.pooling, self.dense, self.normalize, self.max_length
+        width = self.backbone.config.hidden_size
+        folders.write_settings(folder, *options, _lowers_first(self.tokenizer), width)
 
 
 def _merged(backbone: PreTrainedModel) -> PreTrainedModel:
@@ -245,6 +252,18 @@ def _merged(backbone: PreTrainedModel) -> PreTrainedModel:
             setattr(merged.get_submodule(parent), own_name, part.get_base_layer())
     merged.delete_adapter(list(merged.peft_config))
     return merged
+
+
+def _check_widths(dense: nn.Sequential, backbone: PreTrainedModel) -> None:
+    """Raises TypeError or ValueError for what cannot stand after the pooling, each in its place."""
+    width = backbone.config.hidden_size if len(dense) else 0
+    for i, part in enumerate(dense):
+        checks.instance(f"dense[{i}]", part, Dense)
+        if part.linear.in_features != width:
+            raise ValueError(
+                f"dense[{i}] takes vectors of {part.linear.in_features} numbers; it gets {width}"
+            )
+        width = part.linear.out_features
 
 
 def _longest(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -287,8 +306,9 @@ def checked_sentences(sentences: Iterable[str], name: str = "sentences") -> list
     """
     if isinstance(sentences, pd.DataFrame) or hasattr(sentences, "columns"):
         raise TypeError(f"{name} must be one column, as frame['text']; got a frame")
-    refused = (str, bytes, bytearray, Mapping, Set, io.IOBase)
-    if isinstance(sentences, refused) or not hasattr(sentences, "__iter__"):
+    refused = (str, bytes, bytearray, Mapping, Set, type)
+    no_sequence = not hasattr(sentences, "__iter__") or getattr(sentences, "ndim", 1) == 0
+    if isinstance(sentences, refused) or no_sequence or hasattr(sentences, "read"):  # a file
         raise TypeError(f"{name} must be a list of strings; got {type(sentences).__name__}")
     sentences = list(sentences)
     for i, sentence in enumerate(sentences):

@@ -67,7 +67,8 @@ def fit(
     Raises ValueError for a missing column, an unknown label, an empty frame; FloatingPointError for
     a loss that is not a number. Taught in notebook 02, section 5.
     """
-    check_options(epochs, batch_size, clip_norm, parts, seed, callbacks, optimizer)
+    options = epochs, batch_size, parts, seed, clip_norm
+    epochs, batch_size, parts, seed, clip_norm = checked_options(*options, callbacks, optimizer)
     processes = Processes()  # one, unless torchrun or accelerate launch started several
     model.to(processes.device)
     division = {"rank": processes.rank, "size": processes.size, "parts": parts}
@@ -292,18 +293,18 @@ class History(pd.DataFrame):
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch. Taught in notebook 02, section 4."""
-    checks.whole("seed", seed, "from 0 to 2**63 - 1", lambda v: 0 <= v < 2**63)
-    random.seed(int(seed))
+    seed = checks.whole("seed", seed, "from 0 to 2**63 - 1", lambda v: 0 <= v < 2**63)
+    random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
-def check_options(epochs, batch_size, clip_norm, parts, seed, callbacks, optimizer) -> None:
-    """Raises TypeError or ValueError that names the option."""
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("parts", parts)):
-        checks.whole(name, value, "of 1 or more", lambda v: v >= 1)
-    checks.number("clip_norm", clip_norm, "above 0", lambda v: v > 0)
-    checks.whole("seed", seed, "from 0 on", lambda v: v >= 0)
+def checked_options(epochs, batch_size, parts, seed, clip_norm, callbacks, optimizer) -> tuple:
+    """The numbers among them as Python's own. Raises TypeError or ValueError naming the option."""
+    whole = {"epochs": epochs, "batch_size": batch_size, "parts": parts}
+    numbers = [checks.whole(name, v, "of 1 or more", lambda v: v >= 1) for name, v in whole.items()]
+    numbers.append(checks.whole("seed", seed, "from 0 to 2**63 - 1", lambda v: 0 <= v < 2**63))
+    numbers.append(checks.number("clip_norm", clip_norm, "above 0", lambda v: v > 0))
     checks.instance("callbacks", callbacks, (list, tuple))
     checks.instance("optimizer", optimizer, (Optimizer, type(None)))
     if isinstance(optimizer, torch.optim.LBFGS):
@@ -311,3 +312,4 @@ def check_options(epochs, batch_size, clip_norm, parts, seed, callbacks, optimiz
             "optimizer: LBFGS computes the loss several times a step, which fit does not do; "
             "take another, such as AdamW"
         )
+    return tuple(numbers)
