@@ -86,7 +86,6 @@ def fit(
 
     with run.training_mode():
         run.notify("on_start")
-        run.check_optimizer()
         state = Checkpoint(checkpoint, run, same_run)
         state.load()  # of an interrupted run: its weights, moments, rates, step and callbacks
         run.show_progress(progress)
@@ -194,6 +193,26 @@ class Run:
             self.model.eval()
             self.progress.close()
 
+    def notify(self, event: str) -> None:
+        """Call the callbacks that have a method of this name."""
+        for callback in self.callbacks:
+            if hasattr(callback, event):
+                getattr(callback, event)(self)
+                self.model.train()  # it may have put it in eval mode
+
+    def begin_step(self) -> None:
+        """Whatever depends on what is frozen now, and the seed of this step's dropout."""
+        self.learning = [p for p in self.model.parameters() if p.requires_grad]
+        if not self.history:
+            self.check_optimizer()
+        unchanged = self.unchanged_until - self.unchanged_from
+        self.acceleration.begin_step(self.learning, unchanged, self.steps_per_epoch)
+        # Seeded anew each step: dropout depends on seed, step, process, so that going on is exact.
+        seed = hash((self.data.seed, self.step, self.processes.rank)) % 2**63
+        is_gpu = self.processes.device.type == "cuda"
+        # Not torch.manual_seed: asking every kind of device costs more than a step of small heads.
+        (torch.cuda if is_gpu else torch.default_generator).manual_seed(seed)
+
     def check_optimizer(self) -> None:
         """Raises ValueError if it holds nothing of the model; warns of what it leaves out."""
         held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
@@ -209,24 +228,6 @@ class Run:
                 f"optimizer: it does not hold {len(left)} parameters that may learn, so they stay "
                 f"as they are (first {left[0]!r}); make it after unfreezing, or freeze them"
             )
-
-    def notify(self, event: str) -> None:
-        """Call the callbacks that have a method of this name."""
-        for callback in self.callbacks:
-            if hasattr(callback, event):
-                getattr(callback, event)(self)
-                self.model.train()  # it may have put it in eval mode
-
-    def begin_step(self) -> None:
-        """Whatever depends on what is frozen now, and the seed of this step's dropout."""
-        self.learning = [p for p in self.model.parameters() if p.requires_grad]
-        unchanged = self.unchanged_until - self.unchanged_from
-        self.acceleration.begin_step(self.learning, unchanged, self.steps_per_epoch)
-        # Seeded anew each step: dropout depends on seed, step, process, so that going on is exact.
-        seed = hash((self.data.seed, self.step, self.processes.rank)) % 2**63
-        is_gpu = self.processes.device.type == "cuda"
-        # Not torch.manual_seed: asking every kind of device costs more than a step of small heads.
-        (torch.cuda if is_gpu else torch.default_generator).manual_seed(seed)
 
     def forward(self, rows: list[int]) -> MultiTaskOutput:
         """Losses and logits of some rows, from the model or a view of it that skips the cached."""
