@@ -115,7 +115,7 @@ def _is_encoder(model: PreTrainedModel) -> bool:
     ids = torch.tensor([[2, 3, 4], [2, 3, 5]])
     try:
         with torch.inference_mode():
-            states = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+            states = model(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
     except Exception:  # it wants something else, or more; each library part says so in its own way
         return False
     return not torch.equal(states[0, 0], states[1, 0])

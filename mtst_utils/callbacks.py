@@ -149,15 +149,19 @@ class EarlyStopping(Callback):
 
     The best epoch's weights are kept. metric: a column of History without "valid ", as
     "sentiment macro F1". patience: epochs without a better score after which training ends.
-    smaller_is_better: for errors.
+    smaller_is_better: by default True for a metric called an error.
     Raises ValueError for a metric that validation does not give, or without validation sentences.
     Prechelt 1998. Taught in notebook 03, section 5.
     """
 
-    def __init__(self, metric: str, patience: int = 2, smaller_is_better: bool = False) -> None:
+    def __init__(
+        self, metric: str, patience: int = 2, smaller_is_better: bool | None = None
+    ) -> None:
         checks.instance("metric", metric, str)
-        self.metric, self.smaller_is_better = str(metric), bool(smaller_is_better)
         self.patience = checks.whole("patience", patience, "of epochs, 1 or more", lambda v: v >= 1)
+        if smaller_is_better is None:
+            smaller_is_better = metric.endswith("error")
+        self.metric, self.smaller_is_better = str(metric), bool(smaller_is_better)
         self.best_score, self.best_epoch = -np.inf, -1
         self.best_weights: dict[str, Tensor] = {}
 
@@ -176,6 +180,11 @@ class EarlyStopping(Callback):
             names = [name.removeprefix("valid ") for name in found]
             raise ValueError(f"metric must be one of {names}; got {self.metric!r}")
         score = found[f"valid {self.metric}"] * (-1 if self.smaller_is_better else 1)
+        if np.isnan(score):
+            checks.warn(
+                f"EarlyStopping: {self.metric!r} is NaN after epoch {run.epoch}, and counts as no "
+                "better than before. Have the validation sentences labels for it?"
+            )
         if score > self.best_score:
             self.best_score, self.best_epoch = score, run.epoch
             weights = run.model.state_dict()

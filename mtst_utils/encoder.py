@@ -6,6 +6,8 @@ Taught in notebook 01.
 import contextlib
 import copy
 import inspect
+import io
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,6 @@ from numpy.typing import ArrayLike
 from sklearn.metrics.pairwise import cosine_similarity
 from tokenizers import normalizers
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,6 +29,8 @@ from mtst_utils.layers import Dense
 from mtst_utils.pooling import POOLINGS
 from mtst_utils.precision import wants_bfloat16
 
+# A fast tokenizer keeps the length to cut at as a state of its own, which threads would share.
+_tokenizing = threading.Lock()
 CHUNK = 16_384  # sentences tokenized at a time: memory stays flat however many there are
 
 
@@ -131,20 +134,33 @@ class SentenceEncoder(nn.Module):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None and _takes_token_types(self.backbone):
             inputs["token_type_ids"] = token_type_ids
-        hidden = self.backbone(**inputs).last_hidden_state
+        try:
+            hidden = self.backbone(**inputs)[0]  # a tuple where the configuration says so
+        except IndexError:
+            _check_words(self.backbone, input_ids)
+            raise
         pooled = self.dense(POOLINGS[self.pooling](hidden, attention_mask))
         return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
     def tokenize(self, sentences: list[str]) -> tuple[list[list[int]], int]:
-        """Strings -> (a list of token id lists, cut at max_length; how many were cut)."""
-        ids = self.tokenizer(sentences, verbose=False)["input_ids"]
-        long = [i for i, row in enumerate(ids) if len(row) > self.max_length]
-        if long:  # a second time, so that the closing special token is kept
-            cut = self.tokenizer(
-                [sentences[i] for i in long], truncation=True, max_length=self.max_length
-            )["input_ids"]
-            for i, row in zip(long, cut, strict=True):
-                ids[i] = row
+        """Strings -> (a list of token id lists, cut at max_length; how many were cut).
+
+        Raises ValueError for a sentence without any token, which some tokenizers make of "".
+        """
+        with _tokenizing:
+            ids = self.tokenizer(sentences, verbose=False)["input_ids"]
+            long = [i for i, row in enumerate(ids) if len(row) > self.max_length]
+            if long:  # a second time, so that the closing special token is kept
+                cut = self.tokenizer(
+                    [sentences[i] for i in long], truncation=True, max_length=self.max_length
+                )["input_ids"]
+                for i, row in zip(long, cut, strict=True):
+                    ids[i] = row
+        if [] in ids:
+            raise ValueError(
+                f"{sentences[ids.index([])]!r} has no token, and this tokenizer adds none at its "
+                "ends: leave such sentences out"
+            )
         return ids, len(long)
 
     def collate(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -153,7 +169,8 @@ class SentenceEncoder(nn.Module):
         They are padded to the longest, and on our device.
         """
         rows = [torch.tensor(row) for row in ids]
-        input_ids = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+        padding = self.tokenizer.pad_token_id  # behind the mask: any id will do where there is none
+        input_ids = pad_sequence(rows, batch_first=True, padding_value=padding or 0)
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         device = self.backbone.device
         return input_ids.to(device), mask.to(device)
@@ -205,12 +222,9 @@ class SentenceEncoder(nn.Module):
         if not whole or token_budget < 1:
             raise ValueError(f"token_budget must be a positive whole number; got {token_budget!r}")
         # The backbone's weights once: autocast would convert them anew for every batch.
-        own = {id(weight) for weight in self.backbone.parameters()} if bfloat16 else set()
-        weights = {
-            name: weight.detach().bfloat16()
-            for name, weight in module.named_parameters()
-            if id(weight) in own
-        }
+        backbone = self.backbone.parameters() if bfloat16 else ()
+        own = {id(p): p.detach().bfloat16() for p in backbone}
+        view = _view_for_predicting(module, own, {})
         cut = 0
         bar = tqdm(total=len(sentences), desc="encode", unit="sentence", disable=not progress)
         with bar:
@@ -220,8 +234,8 @@ class SentenceEncoder(nn.Module):
                 for batch in batches_by_tokens([len(row) for row in ids], token_budget):
                     inputs = self.collate([ids[i] for i in batch])
                     # Not around the loop: whoever uses the results would be in these modes, too.
-                    with torch.inference_mode(), eval_mode(module):
-                        output = functional_call(module, weights, inputs)
+                    with torch.inference_mode():
+                        output = view(*inputs)
                     yield [start + i for i in batch], output
                     bar.update(len(batch))
         warn_of_cuts(cut, len(sentences), self.max_length)
@@ -233,6 +247,13 @@ class SentenceEncoder(nn.Module):
         LoRA adapters (`backbone.add_adapter`, peft) are written merged into the weights.
         """
         folder = Path(folder).expanduser()
+        others = [
+            name for name in self.state_dict() if not name.startswith(("backbone.", "dense."))
+        ]
+        if others:
+            checks.warn(
+                f"{others} are not written: a folder holds only what sentence-transformers knows"
+            )
         _merged(self.backbone).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         options = self.pooling, self.dense, self.normalize, self.max_length
@@ -269,10 +290,43 @@ def _check_widths(dense: nn.Sequential, backbone: PreTrainedModel) -> None:
 def _longest(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """The most tokens a sentence may have."""
     positions = getattr(backbone.config, "max_position_embeddings", None) or int(1e9)
-    # RoBERTa and MPNet number positions from padding_idx + 1 on: their table holds that many fewer.
-    if backbone.config.model_type in ("roberta", "xlm-roberta", "mpnet"):
-        positions -= vars(backbone.embeddings)["padding_idx"] + 1
-    return min(tokenizer.model_max_length, positions)
+    # RoBERTa, MPNet and all that are built like them number positions from padding_idx + 1 on:
+    # their table holds that many fewer.
+    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    if (padding := getattr(table, "padding_idx", None)) is not None:
+        positions -= padding + 1
+    return min(tokenizer.model_max_length or positions, positions)
+
+
+def _check_words(backbone: PreTrainedModel, input_ids: Tensor) -> None:
+    """Raises ValueError for a token that the backbone has no vector for."""
+    rows, largest = len(backbone.get_input_embeddings().weight), int(input_ids.max())
+    if largest >= rows:
+        raise ValueError(
+            f"token {largest} is none of the {rows} that the backbone has a vector for; after "
+            "tokenizer.add_tokens(...) call backbone.resize_token_embeddings(len(tokenizer))"
+        )
+
+
+def _view_for_predicting(
+    module: nn.Module, weights: Mapping[int, Tensor], views: dict[int, nn.Module]
+) -> nn.Module:
+    """A view of a module in eval mode, with these weights (by the id of those they stand for).
+
+    The module itself is not touched: another thread may be using it. views: those made so far.
+    """
+    if id(module) not in views:
+        view = views[id(module)] = copy.copy(module)
+        view.training = False
+        view._parameters = {
+            name: p if p is None else weights.get(id(p), p)
+            for name, p in module._parameters.items()
+        }
+        view._modules = {
+            name: part if part is None else _view_for_predicting(part, weights, views)
+            for name, part in module._modules.items()
+        }
+    return views[id(module)]
 
 
 def _takes_token_types(backbone: PreTrainedModel) -> bool:

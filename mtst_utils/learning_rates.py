@@ -85,12 +85,18 @@ def warmup_linear(optimizer: Optimizer, total_steps: int, warmup_fraction: float
 
     It rises over the first steps (warmup_fraction of all), then falls to 0 at total_steps. Ratios
     between groups stay what they are.
-    Raises ValueError for total_steps below 1 or a fraction outside [0, 1).
+    Raises ValueError for total_steps below 1, a fraction outside [0, 1), an optimizer whose rates
+    are None.
     Devlin et al. 2019 (BERT), appendix A.2. Taught in notebook 02, section 5.
     """
     checks.instance("optimizer", optimizer, Optimizer)
     total_steps = checks.whole("total_steps", total_steps, "of 1 or more", lambda v: v >= 1)
     warmup_fraction = checks.fraction("warmup_fraction", warmup_fraction)
+    if any(group["lr"] is None for group in optimizer.param_groups):
+        raise ValueError(
+            f"optimizer: this {type(optimizer).__name__} has no rate that a schedule could change; "
+            "give it one, or fit a scheduler of its own kind (AdafactorSchedule)"
+        )
     warmup = max(1, round(warmup_fraction * total_steps))
     # At step 0 already a little above 0: a first step at rate 0 would be a step wasted.
     return LambdaLR(

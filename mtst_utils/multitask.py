@@ -62,6 +62,13 @@ class Task:
         name, above = f"Task {self.name!r}: weight", "above 0"
         weight = checks.number(name, self.weight, above, lambda v: 0 < v <= LARGEST)
         object.__setattr__(self, "weight", weight)
+        try:
+            json.dumps(asdict(self))  # now, and not when the trained model is saved
+        except TypeError as error:
+            raise TypeError(
+                f"Task {self.name!r}: a JSON file must be able to hold its settings, as it can "
+                f"numbers, strings and tuples of them ({error})"
+            ) from error
 
     def _check_options(self) -> None:
         name, labels = self.name, self.labels
@@ -357,7 +364,8 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
         """
         # Heads are small: in bfloat16 they would lose digits, and save nothing.
         with torch.autocast(embeddings.device.type, enabled=False):
-            return {name: head(embeddings.float()) for name, head in self.heads.items()}
+            embeddings = embeddings.to(next(self.heads.parameters()).dtype)
+            return {name: head(embeddings) for name, head in self.heads.items()}
 
     def total_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
         """{task: scalar} -> their weighted sum. The one place to change how tasks are combined."""
@@ -454,13 +462,35 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
             settings = json.loads((folder / "tasks.json").read_text(encoding="utf-8"))
             tasks = [_task_of(row, folder) for row in settings["tasks"]]
             model = cls(encoder, tasks, settings["dropout"])
-            model.heads.load_state_dict(load_file(folder / "heads.safetensors"))
-        except Exception as error:  # one not there, damaged, of another model: many kinds
+            state = load_file(folder / "heads.safetensors")
+        except Exception as error:  # one not there, damaged: many kinds
             raise ValueError(
                 f"{folder}: tasks.json and heads.safetensors cannot be loaded "
                 f"({type(error).__name__}: {error})"
             ) from error
+        differing = sorted(set(state) ^ set(model._outside_the_encoder()))
+        if differing:
+            raise ValueError(
+                f"{folder} holds other heads or parameters than a {cls.__name__} has "
+                f"({', '.join(differing[:3])}): open it with the class that it was saved from"
+            )
+        names = {name: name[1:] if name[0] == "." else f"heads.{name}" for name in state}
+        try:
+            model.load_state_dict({names[k]: v for k, v in state.items()}, strict=False)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{folder}: heads.safetensors cannot be loaded ({error}): its heads have other "
+                "sizes than tasks.json says"
+            ) from error
         return model.eval()
+
+    def _outside_the_encoder(self) -> dict[str, Tensor]:
+        """Heads by their task, and what a subclass has besides, with a dot in front."""
+        return {
+            name.removeprefix("heads.") if name.startswith("heads.") else f".{name}": tensor
+            for name, tensor in self.state_dict().items()
+            if not name.startswith("encoder.")
+        }
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write a folder that `from_pretrained` opens; options: ModelHubMixin's."""
@@ -470,11 +500,22 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         folder = Path(save_directory)
         self.encoder.save_pretrained(folder)  # so that sentence-transformers opens the folder, too
-        heads = {name: tensor.contiguous() for name, tensor in self.heads.state_dict().items()}
-        save_file(heads, folder / "heads.safetensors")
+        save_file(storable(self._outside_the_encoder()), folder / "heads.safetensors")
         tasks = [{"kind": type(task).__name__, **asdict(task)} for task in self.tasks.values()]
         settings = {"tasks": tasks, "dropout": self.dropout.p}
         (folder / "tasks.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor contiguous and with memory of its own, as safetensors wants them."""
+    found, seen = {}, set()
+    for name, tensor in tensors.items():
+        found[name] = tensor.detach().contiguous()
+        address = found[name].untyped_storage().data_ptr()
+        if address in seen:  # a head that two tasks share
+            found[name] = found[name].clone()
+        seen.add(address)
+    return found
 
 
 def _task_of(row: dict, folder: Path) -> Task:
