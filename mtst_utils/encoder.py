@@ -28,6 +28,7 @@ from mtst_utils import checks, folders
 from mtst_utils.backbones import is_known_by_a_short_name, load_backbone
 from mtst_utils.pooling import POOLINGS
 from mtst_utils.precision import wants_bfloat16
+from mtst_utils.threads import within_quota
 
 CHUNK = 16_384  # sentences tokenized at a time: memory stays flat however many there are
 
@@ -214,7 +215,7 @@ class SentenceEncoder(nn.Module):
                 for batch in batches_by_tokens([len(row) for row in ids], token_budget):
                     inputs = self.collate([ids[i] for i in batch])
                     # Not around the loop: whoever uses the results would be in these modes, too.
-                    with torch.inference_mode(), eval_mode(module):
+                    with torch.inference_mode(), eval_mode(module), within_quota():
                         output = functional_call(module, weights, inputs)
                     yield [start + i for i in batch], output
                     bar.update(len(batch))

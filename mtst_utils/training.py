@@ -29,6 +29,7 @@ from mtst_utils.learning_rates import default_optimizer, warmup_linear
 from mtst_utils.multitask import MultiTaskOutput
 from mtst_utils.precision import autocast
 from mtst_utils.processes import Processes
+from mtst_utils.threads import within_quota
 
 TOTAL = ""  # the name of the total among the losses: no task can be called that
 
@@ -170,7 +171,7 @@ class Run:
     def training_mode(self) -> Iterator[None]:
         """The model in train mode, without old gradients; then in eval mode, frozen as before."""
         try:
-            with frozen_as_before(self.model):
+            with frozen_as_before(self.model), within_quota():
                 self.clear_gradients()
                 self.model.train()
                 yield
