@@ -28,6 +28,7 @@ from mtst_utils.backbones import is_known_by_a_short_name, load_backbone
 from mtst_utils.layers import Dense
 from mtst_utils.pooling import POOLINGS
 from mtst_utils.precision import wants_bfloat16
+from mtst_utils.threads import within_quota
 
 # A fast tokenizer keeps the length to cut at as a state of its own, which threads would share.
 _tokenizing = threading.Lock()
@@ -234,7 +235,7 @@ class SentenceEncoder(nn.Module):
                 for batch in batches_by_tokens([len(row) for row in ids], token_budget):
                     inputs = self.collate([ids[i] for i in batch])
                     # Not around the loop: whoever uses the results would be in these modes, too.
-                    with torch.inference_mode():
+                    with torch.inference_mode(), within_quota():
                         output = view(*inputs)
                     yield [start + i for i in batch], output
                     bar.update(len(batch))

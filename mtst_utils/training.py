@@ -29,6 +29,7 @@ from mtst_utils.learning_rates import default_optimizer, warmup_linear
 from mtst_utils.multitask import MultiTaskOutput
 from mtst_utils.precision import autocast
 from mtst_utils.processes import Processes
+from mtst_utils.threads import within_quota
 
 SCHEDULER = (
     "must be a function of the optimizer and the number of steps that returns an LRScheduler which "
@@ -185,7 +186,8 @@ class Run:
         own_numbers = torch.random.fork_rng(gpus)
         gradients, no_inference = torch.enable_grad(), torch.inference_mode(False)
         try:
-            with own_numbers, no_inference, gradients, frozen_as_before(self.model):
+            frozen = frozen_as_before(self.model)
+            with own_numbers, no_inference, gradients, frozen, within_quota():
                 self.clear_gradients()
                 self.model.train()
                 yield

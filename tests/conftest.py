@@ -108,10 +108,3 @@ def encoder():
 @pytest.fixture(scope="session")
 def corpus():
     return mtst.load_rated_sentences()
-
-
-def pytest_collectstart(collector):
-    # Progress and one-off notices go to stderr, and differ from run to run. Unit tests turn
-    # warnings into errors instead.
-    if type(collector).__name__ == "IPyNbFile":
-        collector.skip_compare += ("stderr",)

@@ -30,7 +30,7 @@ FLOORS = [
     ["frames"],
     ["encoder"],
     ["folders"],
-    ["pooling", "precision", "layers"],
+    ["pooling", "precision", "threads", "layers"],
     ["backbones"],
     ["packaged_weights", "fast_cpu"],
     ["checks"],

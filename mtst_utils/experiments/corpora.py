@@ -5,6 +5,7 @@ Taught in notebooks 01 and 02; provenance and split in data/README.md.
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -95,10 +96,9 @@ def _archive(folder):
     folder = DATA / "rated_sentences" if folder is None else Path(folder)
     archive = folder / ARCHIVE
     if not archive.is_file():
-        print(
-            f"Fetching the rated-sentences corpus (2.4 MB, once) into {folder.name}/ ...",
-            flush=True,
-        )
+        # Not printed: it would stay in a notebook that is run in a fresh clone and saved.
+        notice = "Fetching the rated-sentences corpus (2.4 MB, once) into %s"
+        logging.getLogger(__name__).info(notice, folder)
         _fetch(archive)
     if sha256(archive) != ARCHIVE_SHA256:
         raise CorpusNotAvailable(
