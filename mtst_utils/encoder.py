@@ -6,7 +6,6 @@ Taught in notebook 01.
 import contextlib
 import copy
 import inspect
-import io
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
