@@ -2,6 +2,7 @@
 names what was wrong.
 """
 
+import functools
 import traceback
 from pathlib import Path
 
@@ -24,11 +25,18 @@ SGD = torch.optim.SGD(nn.Linear(1, 1).parameters())
 
 
 class Thing:
-    """A model, an encoder and a frame, made anew for each row."""
+    """A model, an encoder and a frame, made anew for each row that asks for them."""
 
     def __init__(self, folder):
-        self.folder, self.model, self.frame = folder, small.model(), small.frame(16)
-        self.encoder = self.model.encoder
+        self.folder, self.frame = folder, small.frame(16)
+
+    @functools.cached_property
+    def model(self):
+        return small.model()
+
+    @property
+    def encoder(self):
+        return self.model.encoder
 
     def build(self, **options):
         return mtst.SentenceEncoder(
@@ -555,6 +563,7 @@ def test_valid_rows_are_looked_at_before_training():
     assert not steps
 
 
+MODEL = small.model()  # for all examples: neither groups of rates nor encoding alter it
 ANYTHING = st.one_of(
     st.none(),
     st.booleans(),
@@ -572,7 +581,7 @@ def test_any_rate_is_taken_or_refused_clearly(value, name):
     if name == "head_lr" and value is None:
         return  # the default
     try:
-        groups = mtst.layerwise_lr_groups(small.model(), **{name: value})
+        groups = mtst.layerwise_lr_groups(MODEL, **{name: value})
     except (TypeError, ValueError) as error:
         message = str(error)
     else:
@@ -603,13 +612,12 @@ def test_any_task_is_taken_or_refused_clearly(labels, weight):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(sentences=st.lists(st.one_of(st.text(max_size=20), st.none(), st.integers()), max_size=5))
 def test_any_sentences_are_embedded_or_refused_by_position(sentences):
-    encoder = mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer())
     wrong = [i for i, sentence in enumerate(sentences) if not isinstance(sentence, str)]
     if wrong:
         with pytest.raises(TypeError, match=rf"sentences\[{wrong[0]}\] must be a string"):
-            encoder.encode(sentences)
+            MODEL.encoder.encode(sentences)
     else:
-        embeddings = encoder.encode(sentences)
+        embeddings = MODEL.encoder.encode(sentences)
         assert embeddings.shape == (len(sentences), 32)
         assert np.isfinite(embeddings).all()
 
