@@ -2,6 +2,7 @@
 names what was wrong.
 """
 
+import functools
 import traceback
 from pathlib import Path
 
@@ -22,11 +23,18 @@ SGD = torch.optim.SGD(nn.Linear(1, 1).parameters())
 
 
 class Thing:
-    """A model, an encoder and a frame, made anew for each row."""
+    """A model, an encoder and a frame, made anew for each row that asks for them."""
 
     def __init__(self, folder):
-        self.folder, self.model, self.frame = folder, small.model(), small.frame(16)
-        self.encoder = self.model.encoder
+        self.folder, self.frame = folder, small.frame(16)
+
+    @functools.cached_property
+    def model(self):
+        return small.model()
+
+    @property
+    def encoder(self):
+        return self.model.encoder
 
     def build(self, **options):
         return mtst.SentenceEncoder(

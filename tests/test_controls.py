@@ -70,6 +70,7 @@ def test_harmless_words_stay():
 
 
 def test_few_sentences_are_lost(corpus):
-    left = notebook.presentable(corpus)
-    assert 0.95 < len(left) / len(corpus) < 0.98
+    some = corpus.sample(4000, random_state=0)
+    left = notebook.presentable(some)
+    assert 0.95 < len(left) / len(some) < 0.98
     assert left.columns.equals(corpus.columns)

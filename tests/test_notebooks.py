@@ -285,7 +285,7 @@ def test_solutions_of_exercises_run(path, encoder, corpus, capsys):
     solutions = re.findall(r"```python\n(.*?)```", source, re.DOTALL)
     assert len(solutions) >= 2
     few = {
-        name: corpus[corpus.split == name].sample(48, random_state=0)
+        name: corpus[corpus.split == name].sample(16, random_state=0)
         for name in ("train", "valid", "test")
     }
     model = transfer.new_model()
@@ -300,7 +300,7 @@ def test_solutions_of_exercises_run(path, encoder, corpus, capsys):
         "sentence_transformer": sentence_transformer,
         "transfer": transfer,
         "layer_rates": layer_rates,
-        "triplets": mtst.load_triplets()[:20],
+        "triplets": mtst.load_triplets()[:5],
         "corpus": corpus[:200],
         "split": few,
         "backbone": encoder.backbone,
@@ -315,7 +315,7 @@ def test_solutions_of_exercises_run(path, encoder, corpus, capsys):
     }
     for solution in solutions:
         # A sample as large as the notebook's would take minutes.
-        solution = re.sub(r"\.sample\(\d+", ".sample(32", solution)
+        solution = re.sub(r"\.sample\(\d+", ".sample(16", solution)
         exec(compile(solution, f"a solution in {path.name}", "exec"), names)
     assert capsys.readouterr().out
 
