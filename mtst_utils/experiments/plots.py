@@ -307,30 +307,6 @@ def forest(table, title, xlabel, ax=None):
     return ax
 
 
-def headlines(table, title, xlabel):
-    """Effects in points, written out beside their verdicts, in large type: table has a row a
-    headline and the columns effect, low, high, verdict, mark (a sign behind the verdict, or "").
-    """
-    figure, ax = plt.subplots(figsize=(9, 0.58 * len(table) + 1.3), layout="none")
-    figure.subplots_adjust(left=0.41, right=0.73, top=0.9, bottom=0.12)
-    for position, row in enumerate(table.itertuples()):
-        color = VERDICT_COLORS[row.verdict]
-        errors = [[row.effect - row.low], [row.high - row.effect]]
-        ax.errorbar(
-            row.effect, position, xerr=errors, fmt="o", ms=9, lw=2.5, color=color, capsize=4
-        )
-        beside = {"transform": ax.get_yaxis_transform(), "va": "center", "color": color}
-        effect = f"{row.effect:+.1f}".replace("-", "−")
-        ax.text(1.2, position, effect, ha="right", weight="bold", fontsize=13, **beside)
-        ax.text(1.25, position, row.verdict + row.mark, fontsize=13, **beside)
-    ax.axvline(0, color="black", linewidth=1)
-    ax.set(yticks=range(len(table)), ylim=(len(table) - 0.5, -0.6))
-    ax.set_yticklabels(table.index, fontsize=13)
-    ax.set_xlabel(xlabel, fontsize=12)
-    figure.suptitle(title, fontsize=16, weight="bold", x=0.02, ha="left")
-    return ax
-
-
 def verdicts(table, effects, title, xlabel, ax=None):
     """A forest of claims with their verdicts: table has a row a claim and the columns effect, low,
     high, verdict.
