@@ -64,7 +64,7 @@ def load_backbone(
     name, revision = os.path.expanduser(checks.plain(name)), checks.plain(revision)
     hub = {"token": checks.plain(token), "cache_dir": checks.plain(cache_dir)}
     hub |= {"local_files_only": bool(local_files_only)}
-    folder, source = _find(name, revision, subfolder, hub)
+    folder, source = _find(str(name), revision, subfolder, hub)
     if not any(folder.glob("model*.safetensors")):
         raise BackboneNotAvailable(
             f"{name}: no model.safetensors in {folder} (other weight formats are not read). {WAYS}"

@@ -317,15 +317,20 @@ def _view_for_predicting(
     """
     if id(module) not in views:
         view = views[id(module)] = copy.copy(module)
-        view.training = False
-        view._parameters = {
+        # By __dict__: a task may have any name, "_modules" too.
+        own = view.__dict__
+        own["training"] = False
+        own["_parameters"] = {
             name: p if p is None else weights.get(id(p), p)
             for name, p in module._parameters.items()
         }
-        view._modules = {
+        own["_modules"] = {
             name: part if part is None else _view_for_predicting(part, weights, views)
             for name, part in module._modules.items()
         }
+        # transformers collects hidden states by hooks, which it adds once to each model it meets.
+        own["_forward_hooks"] = module._forward_hooks.copy()
+        own["_forward_pre_hooks"] = module._forward_pre_hooks.copy()
     return views[id(module)]
 
 

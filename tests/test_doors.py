@@ -394,7 +394,9 @@ def test_every_optimizer_goes_on_exactly(interrupted, name, lr):
 
     def optimizer(model):
         # Muon takes matrices only, and says so by itself.
-        chosen = [p for p in model.parameters() if p.ndim == 2 or name != "Muon"]
+        for p in model.parameters():
+            p.requires_grad_(p.ndim == 2 or name != "Muon")
+        chosen = [p for p in model.parameters() if p.requires_grad]
         return getattr(torch.optim, name)(chosen, lr=lr, **options)
 
     interrupted(optimizer)
