@@ -256,7 +256,10 @@ def test_any_column_of_a_csv(tmp_path, path, text, tasks):
     (tmp_path / "mine.csv").write_text("text,z\na,b\nc,d\n")
     for options in ({"path": path}, {"text": text}, {"tasks": tasks}):
         usual = {"path": tmp_path / "mine.csv", "text": "text", "tasks": {"a": "z"}}
-        with contextlib.suppress(FileNotFoundError), refusing("path", "mine.csv", "tasks", "text must"):
+        with (
+            contextlib.suppress(FileNotFoundError),
+            refusing("path", "mine.csv", "tasks", "text must"),
+        ):
             mtst.load_csv(**usual | options)
 
 

@@ -318,7 +318,7 @@ def test_a_model_in_a_subfolder(hub, tmp_path):
     dense = tmp_path / "repository" / "inner" / "2_Dense"  # what from_pretrained will want besides
     dense.mkdir()
     for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
-        (dense / name).write_bytes(b"{}")
+        (dense / name).write_bytes(name.encode())  # of different content: else fetched once
     hub.publish("tiny/nested", tmp_path / "repository")
     got = hub.first.load("tiny/nested", subfolder="inner")
     assert got["weights"] == weights(hub.new)
