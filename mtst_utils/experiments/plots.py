@@ -101,10 +101,12 @@ def sentence_to_vector(tokens, mask, vectors, title, ax=None):
         style = {"edgecolor": GREY, "linewidth": 0.6, "hatch": "////" if hatched else None}
         ax.add_patch(plt.Rectangle((x, y), width, height, facecolor=color, **style))
 
+    def shade(value, alpha):
+        return plt.get_cmap("PuOr")(0.5 + value / (2 * limit), alpha)
+
     def column(x, values, hatched=False):
         for row, value in enumerate(values):
-            color = "white" if hatched else plt.get_cmap("PuOr")(0.5 + value / (2 * limit))
-            box(x, top + cell * row, 0.92, cell, color, hatched)
+            box(x, top + cell * row, 0.92, cell, shade(value, 0.3 if hatched else 1), hatched)
 
     def say(x, y, text, **how):
         ax.text(x, y, text, **{"ha": "center", "va": "center", "fontsize": 10} | how)
@@ -210,12 +212,13 @@ def seed_dots(scores, title, xlabel, ax=None):
     """Every run as a dot, the mean of its seeds as a bar with its value: scores has a row a run and
     the columns name (a row of the figure), series (a colour) and value.
     """
-    names, series = (list(dict.fromkeys(scores[column])) for column in ("name", "series"))
+    names = list(dict.fromkeys(scores["name"]))
+    series = scores.groupby("series")["value"].mean().sort_values().index  # as they lie, from left
     ax = _axes(ax, _width(names), 0.62 * len(names) + 1.4)
     for one, color in zip(series, COLORS, strict=False):
         rows = scores[scores["series"] == one]
         heights = [len(names) - 1 - names.index(name) for name in rows["name"]]
-        ax.scatter(rows["value"], heights, color=color, s=40, alpha=0.45, linewidth=0, label=one)
+        ax.scatter(rows["value"], heights, facecolor="none", edgecolor=color, s=44, label=one)
         for name, mean in rows.groupby("name")["value"].mean().items():
             height = len(names) - 1 - names.index(name)
             ax.plot([mean, mean], [height - 0.22, height + 0.22], color=color, linewidth=2.5)
