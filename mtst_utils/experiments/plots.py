@@ -226,7 +226,8 @@ def seed_dots(scores, title, xlabel, ax=None):
     for one, color in zip(series, COLORS, strict=False):
         rows = scores[scores["series"] == one]
         heights = [len(names) - 1 - names.index(name) for name in rows["name"]]
-        ax.scatter(rows["value"], heights, facecolor="none", edgecolor=color, s=44, label=one)
+        rings = {"facecolor": "none", "edgecolor": color, "linewidth": 2, "s": 40}
+        ax.scatter(rows["value"], heights, **rings, label=one)
         for name, mean in rows.groupby("name")["value"].mean().items():
             height = len(names) - 1 - names.index(name)
             ax.plot([mean, mean], [height - 0.22, height + 0.22], color=color, linewidth=2.5)
