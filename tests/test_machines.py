@@ -157,7 +157,7 @@ print(os.environ["OMP_WAIT_POLICY"], "JPY_SESSION_NAME" in os.environ)"""
 def test_any_notebook_alone_from_jupyterlab(tmp_path):
     """By the settings of pyproject.toml alone: a notebook has no conftest.py of ours."""
     printed = nbformat.v4.new_output("stream", text="passive False\n")
-    cell = nbformat.v4.new_code_cell(CELL, outputs=[printed])
+    cell = nbformat.v4.new_code_cell(CELL, outputs=[printed], execution_count=1)
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "alone.ipynb")
     command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml"]
     command += ["-p", "no:cacheprovider", tmp_path / "alone.ipynb"]
@@ -165,6 +165,23 @@ def test_any_notebook_alone_from_jupyterlab(tmp_path):
     done = subprocess.run(
         command, cwd=tmp_path, env=os.environ | told, capture_output=True, text=True
     )
-    assert re.search(r"\b1 passed", done.stdout), done.stdout + done.stderr
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
     if sys.platform.startswith("linux"):  # what torch's threads go by, in its library's own words
         assert re.search(r"OMP_WAIT_POLICY\s*=\s*'?PASSIVE", done.stderr), done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="not even root writes to /proc")
+def test_a_folder_that_cannot_be_written_to(monkeypatch, tiny_encoder):
+    monkeypatch.chdir("/proc")
+    frame = mtst.load_sample_sentences()[::8]
+    model = mtst.MultiTaskModel(tiny_encoder, [mtst.Task("topic", sorted(set(frame.topic)))])
+    options = {"epochs": 1, "progress": False}
+    assert len(mtst.fit(model, frame, frame, **options)) == 1  # nothing must be written
+    assert len(model.predict(frame.text)) == len(frame)
+    with pytest.raises(ValueError, match=r"checkpoint must be a folder that can be written to"):
+        mtst.fit(model, frame, checkpoint="run", **options)
+    with pytest.raises(OSError, match="mine"):
+        model.save_pretrained("mine")
+    message = "The corpus could not be written: .*/proc/mine.*or name a folder that can be written"
+    with pytest.raises(mtst.CorpusNotAvailable, match=message):
+        mtst.load_rated_sentences("/proc/mine")
