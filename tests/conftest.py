@@ -1,5 +1,7 @@
 """Tiny random backbones of several architectures, and the real default one."""
 
+import gc
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -108,3 +110,9 @@ def encoder():
 @pytest.fixture(scope="session")
 def corpus():
     return mtst.load_rated_sentences()
+
+
+def pytest_collection_finish():
+    # 680,000 objects of the modules imported by now: a collection that looks through them all takes
+    # .3 s and more, and every run of a study begins with one.
+    gc.freeze()

@@ -1,6 +1,7 @@
 """The ledger of claims follows from the committed runs, and whatever quotes it says the same."""
 
 import csv
+import functools
 import re
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from mtst_utils.experiments import claims, findings, results
+from mtst_utils.experiments import claims, findings, headlines, results
 from mtst_utils.experiments.results import DEFAULT
 from mtst_utils.experiments.verdicts import VERDICTS
 
@@ -19,6 +21,11 @@ README = (ROOT / "README.md").read_text()
 QUOTES = list(csv.DictReader((Path(__file__).parent / "quotes.csv").read_text().splitlines()))
 
 
+# Hundreds of quotes stand in few files and rest on few studies: each is read once.
+tables, findings_of = functools.cache(claims._table), functools.cache(findings.findings)
+
+
+@functools.cache
 def text_of(path):
     if path.suffix == ".md":
         return path.read_text()
@@ -101,8 +108,23 @@ def test_measure_compares_seed_by_seed(tmp_path, monkeypatch):
 
 def test_the_ledger_is_shown():
     assert claims.markdown(LEDGER) in (ROOT / "data" / "README.md").read_text()
-    assert "data/claims.png" in README
-    assert (ROOT / "data" / "claims.png").stat().st_size > 10_000
+    for image, file in (("data/headlines.png", "README.md"), ("claims.png", "data/README.md")):
+        assert f"({image})" in (ROOT / file).read_text()
+        with Image.open((ROOT / file).parent / image) as drawn:
+            assert drawn.width <= (900 if "head" in image else 1500)  # README: legible at 900
+
+
+def test_headlines_are_rows_of_the_ledger():
+    shown = headlines.headlines()
+    assert list(shown.index) == list(headlines.ADVICE)
+    for (number, arm, n), row in zip(headlines.ADVICE.values(), shown.itertuples(), strict=True):
+        same = LEDGER[(LEDGER.number == number) & (LEDGER.arm == arm) & (LEDGER.n == n)].iloc[0]
+        assert (row.effect, row.low, row.high) == (same.effect, same.low, same.high)
+        assert row.verdict == same.row_verdict
+        assert bool(row.mark) == (same.tuned == "no")
+    assert sum(shown.low > 0) <= 2  # "Little of the popular advice gains anything here"
+    texts = [text.get_text() for text in headlines.figure().texts]
+    assert {"+6.1", "−11.9", "no difference"} <= set(texts)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +158,7 @@ def of_the_runs_before(quote):
 
 
 def of_a_declared_study(quote):
-    found = findings.findings(quote["study"], quote["backbone"])
+    found = findings_of(quote["study"], quote["backbone"])
     same = found[["arm", "rival", "metric"]] == [quote[name] for name in ("arm", "rival", "metric")]
     row = found[same.all(axis=1) & (found.n == int(quote["n"]))].iloc[0]
     assert row.verdict != "unfinished"
@@ -144,7 +166,8 @@ def of_a_declared_study(quote):
 
 
 @pytest.mark.parametrize("quote", QUOTES, ids=lambda quote: f"{quote['file']}: {quote['quote']}")
-def test_a_quoted_number_follows_from_the_runs(quote):
+def test_a_quoted_number_follows_from_the_runs(quote, monkeypatch):
+    monkeypatch.setattr(claims, "_table", tables)
     measured = of_a_declared_study(quote) if quote["n"] else of_the_runs_before(quote)
     digits = len(re.match(r"[+−]?\d+\.?(\d*)", quote["quote"])[1])
     expected = formatted(measured, digits, quote["unit"] == "points")

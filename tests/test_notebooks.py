@@ -4,7 +4,9 @@ hosted.
 
 import ast
 import copy
+import importlib.util
 import re
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -13,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 from nbconvert import SlidesExporter
-from traitlets.config import Config, PyFileConfigLoader
 
 import mtst_utils as mtst
 from mtst_utils import pooling
@@ -23,6 +24,15 @@ from mtst_utils.experiments.notebook import UNFIT
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 read = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def slides():
+    """notebooks/slides.py, which belongs to no package."""
+    spec = importlib.util.spec_from_file_location("slides", ROOT / "notebooks" / "slides.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def code_cells(path):
@@ -213,16 +223,44 @@ def test_every_figure_can_be_read_aloud(path):
 
 
 @read
-def test_slides_make_a_talk(path):
+def test_slides_make_a_talk(path, slides):
     cells = nbformat.read(path, 4).cells
     kinds = [cell.metadata.slideshow.slide_type for cell in cells]
     assert kinds[0] == "slide"
     assert 12 <= kinds.count("slide") <= 20
     assert kinds.count("notes") >= kinds.count("slide") / 2
-    (config := Config()).merge(PyFileConfigLoader("slides.py", str(path.parent)).load_config())
-    page, _ = SlidesExporter(config=config).from_filename(str(path))
+    page, _ = SlidesExporter(config=slides.config(local=False)).from_filename(str(path))
     code = re.findall(r'<div class="highlight.*?</pre>', page, re.DOTALL)
     assert len(code) <= 4  # only where code is the point
+    figures = re.findall(r"<img[^>]*>", page)
+    assert figures
+    assert all(re.search(r'alt="Figure: .{15}', figure) for figure in figures)
+    assert all(float(re.search(r'height="(\d+)', figure)[1]) <= 560 for figure in figures)
+
+
+def test_slides_need_no_network_where_npm_is(tmp_path, slides, monkeypatch, capsys):
+    path = NOTEBOOKS[0]
+    monkeypatch.setattr(slides.shutil, "which", lambda name: None)
+    page = slides.slides(path, tmp_path).read_text()
+    assert "needs a network" in capsys.readouterr().out
+    assert re.search(r'src="https://[^"]*require', page)
+
+    def npm(command, **_):  # leaves the files that it is asked for
+        assert command[1] == "install"
+        assert command[-4:] == list(slides.SCRIPTS)
+        for _, place in slides.SCRIPTS.values():
+            file = tmp_path / "node_modules" / place.partition("?")[0]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(slides.shutil, "which", lambda name: "npm")
+    monkeypatch.setattr(slides.subprocess, "run", npm)
+    page = slides.slides(path, tmp_path).read_text()
+    assert "works without a network" in capsys.readouterr().out
+    assert not re.search(r'<(?:script|link)[^>]*(?:src|href)="(?:https?:)?//', page)
+    monkeypatch.setattr(slides.subprocess, "run", None)  # what is there is not fetched again
+    slides.slides(path, tmp_path)
 
 
 @read
@@ -234,6 +272,45 @@ def test_links_lead_somewhere(path):
         assert (path.parent / target).exists(), target
 
 
+def exercises(path):
+    """What stands between "## Exercises" and the next heading: ("solution", code in a folded
+    answer) and ("stub", a cell that a reader fills in), in order.
+    """
+    cells = nbformat.read(path, 4).cells
+    start = next(i for i, cell in enumerate(cells) if cell.source.startswith("## Exercises"))
+    steps = []
+    for i, cell in enumerate(cells[start:]):
+        if cell.cell_type == "code":
+            steps.append(("stub", cell.source))
+        elif i and cell.source.startswith("## "):
+            break
+        else:
+            found = re.findall(r"```python\n(.*?)```", cell.source, re.DOTALL)
+            steps += [("solution", code) for code in found]
+    return steps
+
+
+def without_stub(check, solution):
+    """A stub's cell without what the solution defines: the tests that stand under it."""
+
+    def names(node):
+        if isinstance(node, ast.Assign):
+            return {
+                part.id
+                for target in node.targets
+                for part in ast.walk(target)
+                if isinstance(part, ast.Name)
+            }
+        return {node.name} if isinstance(node, ast.FunctionDef) else set()
+
+    solved = set().union(*map(names, ast.parse(solution).body))
+    tree = ast.parse(check)
+    before = len(tree.body)
+    tree.body = [node for node in tree.body if not names(node) & solved]
+    assert len(tree.body) < before, "the solution is of another stub"
+    return tree
+
+
 @pytest.mark.filterwarnings("ignore:.*were cut there")
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
 @read
@@ -241,13 +318,10 @@ def test_solutions_of_exercises_run(path, encoder, corpus, capsys):
     """The folded solutions, as they stand there, on a few sentences, with the names that the
     notebook's cells have made.
     """
-    source = next(
-        c.source for c in nbformat.read(path, 4).cells if c.source.startswith("## Exercises")
-    )
-    solutions = re.findall(r"```python\n(.*?)```", source, re.DOTALL)
-    assert len(solutions) >= 2
+    steps = exercises(path)
+    assert sum(kind == "solution" for kind, _ in steps) >= 2
     few = {
-        name: corpus[corpus.split == name].sample(48, random_state=0)
+        name: corpus[corpus.split == name].sample(16, random_state=0)
         for name in ("train", "valid", "test")
     }
     model = transfer.new_model()
@@ -262,9 +336,10 @@ def test_solutions_of_exercises_run(path, encoder, corpus, capsys):
         "sentence_transformer": sentence_transformer,
         "transfer": transfer,
         "layer_rates": layer_rates,
-        "triplets": mtst.load_triplets()[:20],
+        "triplets": mtst.load_triplets()[:5],
         "corpus": corpus[:200],
         "split": few,
+        "encoder": encoder,
         "backbone": encoder.backbone,
         "tokenizer": encoder.tokenizer,
         "train": few["train"],
@@ -275,11 +350,24 @@ def test_solutions_of_exercises_run(path, encoder, corpus, capsys):
         "start": transfer.new_model(),
         "after": {"head A frozen": model},
     }
-    for solution in solutions:
+    check, said = None, ""
+    for kind, source in steps:
+        if kind == "stub":
+            exec(compile(source, f"a stub in {path.name}", "exec"), names)
+            assert "not tried yet" in capsys.readouterr().out
+            check = source
+            continue
         # A sample as large as the notebook's would take minutes.
-        solution = re.sub(r"\.sample\(\d+", ".sample(32", solution)
-        exec(compile(solution, f"a solution in {path.name}", "exec"), names)
-    assert capsys.readouterr().out
+        source = re.sub(r"\.sample\(\d+", ".sample(16", source)
+        exec(compile(source, f"a solution in {path.name}", "exec"), names)
+        if check is not None:
+            exec(compile(without_stub(check, source), f"a check in {path.name}", "exec"), names)
+            said += capsys.readouterr().out
+            assert "solved" in said.splitlines()[-1]
+            check = None
+        said += capsys.readouterr().out
+    assert said
+    assert check is None, "a stub without a solution"
 
 
 @pytest.fixture(autouse=True)

@@ -200,6 +200,10 @@ def test_findings_in_the_readme_follow_from_committed_rows():
     )
     assert decay["high"] < 0.005  # "no gain of half a point"
     assert "no gain of half a point" in README
+    rate = results.paired(
+        "layerwise_many", "decay 1, rate 0.0002", "decay 1, rate 2e-05", "sentiment macro F1"
+    )
+    assert rate["effect"] == pytest.approx(0.09, abs=0.005)  # "costs nine points"
 
 
 def full_minus_probe(n, metric="sentiment macro F1", probe="two-block probe"):
@@ -375,6 +379,6 @@ def test_readme_and_the_five_settings_of_the_notebook_tests():
     assert (settings.passed == cells).all()
     assert (settings.failed == 0).all()
     notebooks = [json.loads(path.read_text()) for path in NOTEBOOKS.glob("0*.ipynb")]
-    assert cells + 1 == sum(
+    assert int(re.search(r"the (\d+) cells of today", README)[1]) == sum(
         cell["cell_type"] == "code" for notebook in notebooks for cell in notebook["cells"]
     )

@@ -51,7 +51,7 @@ def load_sample_sentences():
 def load_triplets():
     """The 150 hand-written triplets: columns anchor, paraphrase, distractor. By word overlap the
     distractor is nearer to the anchor than the paraphrase, so that counting words picks the wrong
-    one. Taught in notebook 01, section 5.
+    one. Taught in notebook 01, section 4.
     """
     return pd.read_csv(DATA / "triplets.csv")
 

@@ -1,0 +1,65 @@
+"""README's figure: eight pieces of popular advice with what they were measured to gain, from the
+ledger. Made anew by `python -m mtst_utils.experiments.headlines`.
+"""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+
+from mtst_utils.experiments import claims, plots
+from mtst_utils.experiments.corpora import DATA
+from mtst_utils.packaged_weights import DEFAULT
+
+FIGURE = DATA / "headlines.png"
+ADVICE = {  # in plain words: the ledger's claim, arm and number of training sentences
+    "Average the tokens, do not take [CLS]\n(frozen encoder)": (3, "mean", 4000),
+    "With 32 labels, train only a classifier": (13, "tuned probe", 32),
+    "With 128 labels, train only a classifier": (13, "tuned probe", 128),
+    "One model for two tasks loses nothing\n(sentiment)": (5, "joint", 3000),
+    "Unfreeze layer by layer\n(1,000 sentences)": (17, "gradual, 0.0003", 1000),
+    "Unfreeze layer by layer\n(4,000 sentences)": (17, "gradual, decay 1, rate 0.0002", 4000),
+    "Give lower layers lower rates\n(decay .95)": (23, "decay 0.95, rate 0.0001", 4000),
+    "Freeze a head to protect its task": (15, "after task B", 3840),
+}
+
+
+def headlines() -> pd.DataFrame:
+    """One row a piece of advice: the ledger's effect, low, high (points of the score), verdict of
+    that comparison alone, mark (° where not every arm was tuned).
+    """
+    ledger = claims.ledger()
+    ledger = ledger[ledger.backbone == DEFAULT].set_index(["number", "arm", "n"]).sort_index()
+    # A claim may have a second metric or rival: the ledger's first row is the claim's own.
+    found = pd.DataFrame([ledger.loc[[place]].iloc[0] for place in ADVICE.values()])
+    assert (found.unit == "points").all()
+    marks = found.tuned.map({"yes": "", "no": " °"})
+    found = found.assign(verdict=found.row_verdict, mark=marks)
+    return found.set_axis(list(ADVICE))[["effect", "low", "high", "verdict", "mark"]]
+
+
+def figure() -> Axes:
+    """Effects written out beside their verdicts, legible at a width of 900 pixels."""
+    table = headlines()
+    drawn, ax = plt.subplots(figsize=(9, 0.58 * len(table) + 1.3), layout="none")
+    drawn.subplots_adjust(left=0.41, right=0.73, top=0.9, bottom=0.12)
+    for position, row in enumerate(table.itertuples()):
+        color = plots.VERDICT_COLORS[row.verdict]
+        errors = [[row.effect - row.low], [row.high - row.effect]]
+        ax.errorbar(
+            row.effect, position, xerr=errors, fmt="o", ms=9, lw=2.5, color=color, capsize=4
+        )
+        beside = {"transform": ax.get_yaxis_transform(), "va": "center", "color": color}
+        effect = f"{row.effect:+.1f}".replace("-", "−")
+        ax.text(1.2, position, effect, ha="right", weight="bold", fontsize=13, **beside)
+        ax.text(1.25, position, row.verdict + row.mark, fontsize=13, **beside)
+    ax.axvline(0, color="black", linewidth=1)
+    ax.set(yticks=range(len(table)), ylim=(len(table) - 0.5, -0.6))
+    ax.set_yticklabels(table.index, fontsize=13)
+    ax.set_xlabel("points gained, of 100, by following it (bars: 95 % interval)", fontsize=12)
+    title = "Little of the popular advice gains anything here"
+    drawn.suptitle(title, fontsize=16, weight="bold", x=0.02, ha="left")
+    return ax
+
+
+if __name__ == "__main__":
+    figure().figure.savefig(FIGURE, dpi=100)
