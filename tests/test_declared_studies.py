@@ -139,6 +139,7 @@ def test_both_phases(tiny, monkeypatch):
     beside arm.
     """
     monkeypatch.setitem(registry.STUDIES, "toy", toy())
+    monkeypatch.setattr(records, "COMMIT", "1837801")  # of digits only
     registry.run("toy", DEFAULT)
     rows = records.rows_of("toy")
     assert list(rows.columns) == records.COLUMNS
@@ -156,7 +157,9 @@ def test_both_phases(tiny, monkeypatch):
     codes = records.predictions("toy", DEFAULT, 16, "A", [0, 1], "sentiment")
     assert codes.dtype == np.int8
     assert codes.tolist() == [[0] * 90, [1] * 90]
-    assert registry.state(registry.STUDIES["toy"], DEFAULT).seeds.tolist() == [2, 2]
+    state = registry.state(registry.STUDIES["toy"], DEFAULT)
+    assert state.seeds.tolist() == [2, 2]
+    assert state.commits.tolist() == ["1837801"] * 2
     before = (results.RESULTS / "toy.csv").read_bytes()
     registry.run("toy", DEFAULT)
     assert (results.RESULTS / "toy.csv").read_bytes() == before  # nothing is run again

@@ -362,6 +362,14 @@ def test_a_file_that_was_cut_off_is_not_read(tmp_path, monkeypatch):
         results.load("toy")
 
 
+@pytest.mark.parametrize("commit", ["1837801", "12e4567", "0012345"])
+def test_a_commit_of_digits_is_no_number(tmp_path, monkeypatch, commit):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr(results, "_commit", lambda: commit)
+    results.append("toy", "b", "s", 0, 10, {"score": 1.0}, 1)
+    assert results.load("toy").commit.tolist() == [commit]
+
+
 def test_readme_and_the_five_settings_of_the_notebook_tests():
     cells, settings = (
         int(re.search(r"all (\d+) cells pass", README)[1]),

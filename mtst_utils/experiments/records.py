@@ -75,7 +75,7 @@ def rows_of(study: str) -> pd.DataFrame:
     path = results.RESULTS / f"{study}.csv"
     if not path.is_file():
         return pd.DataFrame(columns=COLUMNS)
-    rows = pd.read_csv(path)
+    rows = pd.read_csv(path, dtype={"commit": str})  # some are digits only, or 12e4567
     if list(rows.columns) != COLUMNS:
         others = sorted(set(rows.columns) ^ set(COLUMNS))
         raise ValueError(f"{path} has other columns than records.COLUMNS: {others}")

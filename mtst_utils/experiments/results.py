@@ -40,7 +40,7 @@ def load(study, backbone=None):
             f"Delete the rows of its "
             "last run (setting and seed as in the last row), and run the study again"
         )
-    rows = pd.read_csv(path)
+    rows = pd.read_csv(path, dtype={"commit": str})  # some are digits only, or 12e4567
     return rows if backbone is None else rows[rows.backbone == backbone]
 
 
