@@ -1,47 +1,96 @@
-"""Settings for slides: `jupyter nbconvert --config notebooks/slides.py --to slides
-notebooks/*.ipynb`.
+"""A notebook as a talk: `python notebooks/slides.py 3` writes notebooks/saved/slides/03_*.html.
 
-The slides fetch reveal.js and three more scripts, so they need a network. To present without one,
-fetch these beforehand into a folder beside the repository, and open the page that the last command
-writes there:
-
-    npm install --prefix ../slides reveal.js@4 requirejs jquery@2 mathjax@2
-    modules=file://$(cd ../slides/node_modules && pwd)
-    mathjax="$modules/mathjax/MathJax.js?config=TeX-AMS_CHTML-full,Safe"
-    jupyter nbconvert --config notebooks/slides.py --to slides \\
-        notebooks/03_freezing_and_transfer_learning.ipynb --output-dir ../slides \\
-        --SlidesExporter.reveal_url_prefix=$modules/reveal.js \\
-        --SlidesExporter.require_js_url=$modules/requirejs/require.js \\
-        --SlidesExporter.jquery_url=$modules/jquery/dist/jquery.min.js \\
-        --SlidesExporter.mathjax_url="$mathjax"
+The page needs reveal.js and three more scripts. npm fetches them once, beside the page, and from
+then on it works without a network (copy the whole folder to take it along). Without npm the page
+loads them from the web whenever it is shown, and this says so. Speaker notes open with the key S.
 """
 
+import argparse
 import base64
+import os
+import shutil
 import struct
+import subprocess
+from html import escape
+from pathlib import Path
 
+from nbconvert import SlidesExporter
 from nbconvert.preprocessors import Preprocessor
+from traitlets.config import Config
+
+NOTEBOOKS = Path(__file__).resolve().parent
+FOLDER = NOTEBOOKS / "saved" / "slides"
+SCRIPTS = {  # npm's package: (the exporter's setting, the file or folder in that package)
+    "reveal.js@4": ("reveal_url_prefix", "reveal.js"),
+    "requirejs@2": ("require_js_url", "requirejs/require.js"),
+    "jquery@2": ("jquery_url", "jquery/dist/jquery.min.js"),
+    "mathjax@2": ("mathjax_url", "mathjax/MathJax.js?config=TeX-AMS_CHTML-full,Safe"),
+}
 
 
-class AsLargeAsFits(Preprocessor):
-    """Show every figure as large as a slide of 1280 x 720 has room for below its heading."""
+class Figures(Preprocessor):
+    """Every figure in the middle, as large as a slide of 1280 x 720 has room for below its heading,
+    and with its alternative text, which the exporter's own template leaves out.
+    """
 
     def preprocess_cell(self, cell, resources, index):
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
-                header = base64.b64decode(output.data["image/png"][:64])
-                width, height = struct.unpack(">II", header[16:24])
+                data = output.data.pop("image/png").replace("\n", "")
+                width, height = struct.unpack(">II", base64.b64decode(data[:64])[16:24])
                 scale = min(1160 / width, 560 / height)
-                output.metadata["image/png"] = {
-                    "width": round(scale * width),
-                    "height": round(scale * height),
-                }
+                output.data["text/html"] = (
+                    f'<img src="data:image/png;base64,{data}" alt="{escape(cell.metadata.get("alt", ""))}" '
+                    f'width="{scale * width:.0f}" height="{scale * height:.0f}" '
+                    'style="display: block; margin: auto">'
+                )
         return cell, resources
 
 
-c = get_config()  # noqa: F821
-c.SlidesExporter.preprocessors = [AsLargeAsFits]
-c.SlidesExporter.reveal_width, c.SlidesExporter.reveal_height = "1280", "720"
-c.SlidesExporter.exclude_input_prompt = c.SlidesExporter.exclude_output_prompt = True
-# A figure's code stays in the notebook; a slide shows code only where it is the point.
-c.TagRemovePreprocessor.enabled = True
-c.TagRemovePreprocessor.remove_input_tags = {"no-code-on-slide"}
+def config(local: bool) -> Config:
+    """The exporter's settings; local: scripts lie in node_modules beside the page."""
+    c = Config()
+    c.SlidesExporter.preprocessors = [Figures]
+    c.SlidesExporter.reveal_width, c.SlidesExporter.reveal_height = "1280", "720"
+    c.SlidesExporter.reveal_number = "c/t"
+    c.SlidesExporter.exclude_input_prompt = c.SlidesExporter.exclude_output_prompt = True
+    # A figure's code stays in the notebook; a slide shows code only where it is the point.
+    c.TagRemovePreprocessor.enabled = True
+    c.TagRemovePreprocessor.remove_input_tags = {"no-code-on-slide"}
+    for setting, place in SCRIPTS.values() if local else ():
+        c.SlidesExporter[setting] = f"node_modules/{place}"
+    return c
+
+
+def fetch(folder: Path) -> bool:
+    """Whether the scripts lie in folder/node_modules; npm fetches those that do not."""
+    files = [folder / "node_modules" / place.partition("?")[0] for _, place in SCRIPTS.values()]
+    if all(file.exists() for file in files):
+        return True
+    if not (npm := shutil.which("npm")):
+        return False
+    done = subprocess.run([npm, "install", "--no-audit", "--no-fund", "--prefix", folder, *SCRIPTS])
+    return done.returncode == 0
+
+
+def slides(notebook: Path, folder: Path = FOLDER) -> Path:
+    """Writes the slides of an executed notebook into folder; returns the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    local = fetch(folder)
+    body, _ = SlidesExporter(config=config(local)).from_filename(str(notebook))
+    page = folder / f"{notebook.stem}.html"
+    page.write_text(body, encoding="utf-8")
+    needs = "works without a network" if local else "needs a network to be shown: npm is not there"
+    print(f"{os.path.relpath(page)} {needs}")
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("number", type=int, nargs="+", choices=range(1, 5), help="1 to 4")
+    for number in parser.parse_args().number:
+        slides(next(NOTEBOOKS.glob(f"0{number}_*.ipynb")))
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,9 @@ hosted.
 
 import ast
 import copy
+import importlib.util
 import re
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -13,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 from nbconvert import SlidesExporter
-from traitlets.config import Config, PyFileConfigLoader
 
 import mtst_utils as mtst
 from mtst_utils import pooling
@@ -23,6 +24,15 @@ from mtst_utils.experiments.notebook import UNFIT
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 read = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def slides():
+    """notebooks/slides.py, which belongs to no package."""
+    spec = importlib.util.spec_from_file_location("slides", ROOT / "notebooks" / "slides.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def code_cells(path):
@@ -146,16 +156,44 @@ def test_every_figure_can_be_read_aloud(path):
 
 
 @read
-def test_slides_make_a_talk(path):
+def test_slides_make_a_talk(path, slides):
     cells = nbformat.read(path, 4).cells
     kinds = [cell.metadata.slideshow.slide_type for cell in cells]
     assert kinds[0] == "slide"
     assert 12 <= kinds.count("slide") <= 20
     assert kinds.count("notes") >= kinds.count("slide") / 2
-    (config := Config()).merge(PyFileConfigLoader("slides.py", str(path.parent)).load_config())
-    page, _ = SlidesExporter(config=config).from_filename(str(path))
+    page, _ = SlidesExporter(config=slides.config(local=False)).from_filename(str(path))
     code = re.findall(r'<div class="highlight.*?</pre>', page, re.DOTALL)
     assert len(code) <= 4  # only where code is the point
+    figures = re.findall(r"<img[^>]*>", page)
+    assert figures
+    assert all(re.search(r'alt="Figure: .{15}', figure) for figure in figures)
+    assert all(float(re.search(r'height="(\d+)', figure)[1]) <= 560 for figure in figures)
+
+
+def test_slides_need_no_network_where_npm_is(tmp_path, slides, monkeypatch, capsys):
+    path = NOTEBOOKS[0]
+    monkeypatch.setattr(slides.shutil, "which", lambda name: None)
+    page = slides.slides(path, tmp_path).read_text()
+    assert "needs a network" in capsys.readouterr().out
+    assert re.search(r'src="https://[^"]*require', page)
+
+    def npm(command, **_):  # leaves the files that it is asked for
+        assert command[1] == "install"
+        assert command[-4:] == list(slides.SCRIPTS)
+        for _, place in slides.SCRIPTS.values():
+            file = tmp_path / "node_modules" / place.partition("?")[0]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(slides.shutil, "which", lambda name: "npm")
+    monkeypatch.setattr(slides.subprocess, "run", npm)
+    page = slides.slides(path, tmp_path).read_text()
+    assert "works without a network" in capsys.readouterr().out
+    assert not re.search(r'<(?:script|link)[^>]*(?:src|href)="(?:https?:)?//', page)
+    monkeypatch.setattr(slides.subprocess, "run", None)  # what is there is not fetched again
+    slides.slides(path, tmp_path)
 
 
 @read
