@@ -205,6 +205,45 @@ def test_links_lead_somewhere(path):
         assert (path.parent / target).exists(), target
 
 
+def exercises(path):
+    """What stands between "## Exercises" and the next heading: ("solution", code in a folded
+    answer) and ("stub", a cell that a reader fills in), in order.
+    """
+    cells = nbformat.read(path, 4).cells
+    start = next(i for i, cell in enumerate(cells) if cell.source.startswith("## Exercises"))
+    steps = []
+    for i, cell in enumerate(cells[start:]):
+        if cell.cell_type == "code":
+            steps.append(("stub", cell.source))
+        elif i and cell.source.startswith("## "):
+            break
+        else:
+            found = re.findall(r"```python\n(.*?)```", cell.source, re.DOTALL)
+            steps += [("solution", code) for code in found]
+    return steps
+
+
+def without_stub(check, solution):
+    """A stub's cell without what the solution defines: the tests that stand under it."""
+
+    def names(node):
+        if isinstance(node, ast.Assign):
+            return {
+                part.id
+                for target in node.targets
+                for part in ast.walk(target)
+                if isinstance(part, ast.Name)
+            }
+        return {node.name} if isinstance(node, ast.FunctionDef) else set()
+
+    solved = set().union(*map(names, ast.parse(solution).body))
+    tree = ast.parse(check)
+    before = len(tree.body)
+    tree.body = [node for node in tree.body if not names(node) & solved]
+    assert len(tree.body) < before, "the solution is of another stub"
+    return tree
+
+
 @pytest.mark.filterwarnings("ignore:.*were cut there")
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
 @read
@@ -212,11 +251,8 @@ def test_solutions_of_exercises_run(path, encoder, corpus, capsys):
     """The folded solutions, as they stand there, on a few sentences, with the names that the
     notebook's cells have made.
     """
-    source = next(
-        c.source for c in nbformat.read(path, 4).cells if c.source.startswith("## Exercises")
-    )
-    solutions = re.findall(r"```python\n(.*?)```", source, re.DOTALL)
-    assert len(solutions) >= 2
+    steps = exercises(path)
+    assert sum(kind == "solution" for kind, _ in steps) >= 2
     few = {
         name: corpus[corpus.split == name].sample(48, random_state=0)
         for name in ("train", "valid", "test")
@@ -236,6 +272,7 @@ def test_solutions_of_exercises_run(path, encoder, corpus, capsys):
         "triplets": mtst.load_triplets()[:20],
         "corpus": corpus[:200],
         "split": few,
+        "encoder": encoder,
         "backbone": encoder.backbone,
         "tokenizer": encoder.tokenizer,
         "train": few["train"],
@@ -246,11 +283,24 @@ def test_solutions_of_exercises_run(path, encoder, corpus, capsys):
         "start": transfer.new_model(),
         "after": {"head A frozen": model},
     }
-    for solution in solutions:
+    check, said = None, ""
+    for kind, source in steps:
+        if kind == "stub":
+            exec(compile(source, f"a stub in {path.name}", "exec"), names)
+            assert "not tried yet" in capsys.readouterr().out
+            check = source
+            continue
         # A sample as large as the notebook's would take minutes.
-        solution = re.sub(r"\.sample\(\d+", ".sample(32", solution)
-        exec(compile(solution, f"a solution in {path.name}", "exec"), names)
-    assert capsys.readouterr().out
+        source = re.sub(r"\.sample\(\d+", ".sample(32", source)
+        exec(compile(source, f"a solution in {path.name}", "exec"), names)
+        if check is not None:
+            exec(compile(without_stub(check, source), f"a check in {path.name}", "exec"), names)
+            said += capsys.readouterr().out
+            assert "solved" in said.splitlines()[-1]
+            check = None
+        said += capsys.readouterr().out
+    assert said
+    assert check is None, "a stub without a solution"
 
 
 @pytest.fixture(autouse=True)
