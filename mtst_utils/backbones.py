@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from mtst_utils import checks
 from mtst_utils.fast_cpu import use_quick_dropout
 from mtst_utils.packaged_weights import DEFAULT, SHA256, BackboneNotAvailable, packaged_folder
 
@@ -60,9 +61,10 @@ def load_backbone(
         raise TypeError(f"name must be a string or a path, not {type(name).__name__}")
     if not os.fspath(name):
         raise BackboneNotAvailable(f"name is empty. {WAYS}")
-    name = os.path.expanduser(name)
-    hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    folder, source = _find(name, revision, subfolder, hub)
+    name, revision = os.path.expanduser(checks.plain(name)), checks.plain(revision)
+    hub = {"token": checks.plain(token), "cache_dir": checks.plain(cache_dir)}
+    hub |= {"local_files_only": bool(local_files_only)}
+    folder, source = _find(str(name), revision, subfolder, hub)
     if not any(folder.glob("model*.safetensors")):
         raise BackboneNotAvailable(
             f"{name}: no model.safetensors in {folder} (other weight formats are not read). {WAYS}"
@@ -113,7 +115,7 @@ def _is_encoder(model: PreTrainedModel) -> bool:
     ids = torch.tensor([[2, 3, 4], [2, 3, 5]])
     try:
         with torch.inference_mode():
-            states = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+            states = model(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
     except Exception:  # it wants something else, or more; each library part says so in its own way
         return False
     return not torch.equal(states[0, 0], states[1, 0])
@@ -184,11 +186,12 @@ def _from_hub(hub_id: str, revision: str | None, subfolder: str, hub: dict) -> t
     except Exception as error:
         unreachable = error
     inner = f"{subfolder.strip('/')}/" if subfolder else ""
+    weights = [f"{inner}model*.safetensors", f"{inner}*_Dense/model.safetensors"]
     try:
         folder = snapshot_download(
             hub_id,
             revision=revision,
-            allow_patterns=["*.json", "*.txt", "*.model", f"{inner}model*.safetensors"],
+            allow_patterns=["*.json", "*.txt", "*.model", *weights],
             ignore_patterns=["onnx/*", "openvino/*"],
             **hub | {"local_files_only": hub["local_files_only"] or unreachable is not None},
         )

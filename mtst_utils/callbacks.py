@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mtst_utils import checks
 from mtst_utils.freezing import freeze, unfreeze
-from mtst_utils.layers import backbone_of, by_weight_decay, layer_stack
+from mtst_utils.layers import by_weight_decay, dense_of, stack_of
 
 
 class Callback:
@@ -75,19 +75,16 @@ class GradualUnfreezing(Callback):
         warmup: int = 10,
         weight_decay: float = 0.01,
     ) -> None:
-        for name, value in (("start", start), ("end", end), ("weight_decay", weight_decay)):
-            checks.fraction(name, value)
+        self.start, self.end = checks.fraction("start", start), checks.fraction("end", end)
         if start > end:
             raise ValueError(f"start must be at most end; got {start!r} and {end!r}")
-        checks.rate("base_lr", base_lr)
-        checks.rate("decay", decay)
-        checks.whole("warmup", warmup, "of steps, 1 or more", lambda v: v >= 1)
-        self.start, self.end, self.warmup = start, end, warmup
-        self.base_lr, self.decay, self.weight_decay = base_lr, decay, weight_decay
+        self.base_lr, self.decay = checks.rate("base_lr", base_lr), checks.rate("decay", decay)
+        self.weight_decay = checks.fraction("weight_decay", weight_decay)
+        self.warmup = checks.whole("warmup", warmup, "of steps, 1 or more", lambda v: v >= 1)
 
     def schedule(self, model: nn.Module, total_steps: int) -> pd.DataFrame:
         """One row a layer in the order of joining: layer, step (its first), lr (its highest)."""
-        stack = layer_stack(backbone_of(model))
+        stack = stack_of(model)
         rows = []
         for above, layer in enumerate(reversed(stack)):
             when = self.start + (self.end - self.start) * above / (len(stack) - 1)
@@ -104,13 +101,14 @@ class GradualUnfreezing(Callback):
         backbone, optimizer = run.model.encoder.backbone, run.optimizer
         overall = run.scheduler.lr_lambdas[0]
         table = self.schedule(run.model, run.total_steps).set_index("layer")
-        stack = layer_stack(backbone)
-        learning = [p for p in backbone.parameters() if p.requires_grad]
-        self.may_learn = {id(p) for p in learning or backbone.parameters()}
+        stack = stack_of(run.model)
+        own = [p for layer in stack for p in layer.parameters.values()]
+        all_is_frozen = not any(p.requires_grad for p in backbone.parameters())
+        self.may_learn = {id(p) for p in own if p.requires_grad or all_is_frozen}
         self.waiting = [(int(table.step[layer.name]), layer) for layer in stack]
-        own = {id(p) for layer in stack for p in layer.parameters.values()}
+        placed = {id(p) for p in own}
         for group in optimizer.param_groups:
-            group["params"] = [p for p in group["params"] if id(p) not in own]
+            group["params"] = [p for p in group["params"] if id(p) not in placed]
         optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         factors = [overall] * len(optimizer.param_groups)
         for step, layer in self.waiting:
@@ -120,7 +118,8 @@ class GradualUnfreezing(Callback):
                 optimizer.add_param_group(group | {"initial_lr": lr})
                 factors.append(partial(_joined, overall, step, self.warmup))
         run.scheduler = LambdaLR(optimizer, factors)
-        freeze(backbone)
+        for part in (backbone, *dense_of(run.model)):
+            freeze(part)
 
     def before_step(self, run) -> None:
         for step, layer in self.waiting:
@@ -150,15 +149,19 @@ class EarlyStopping(Callback):
 
     The best epoch's weights are kept. metric: a column of History without "valid ", as
     "sentiment macro F1". patience: epochs without a better score after which training ends.
-    smaller_is_better: for errors.
+    smaller_is_better: by default True for a metric called an error.
     Raises ValueError for a metric that validation does not give, or without validation sentences.
     Prechelt 1998. Taught in notebook 03, section 5.
     """
 
-    def __init__(self, metric: str, patience: int = 2, smaller_is_better: bool = False) -> None:
+    def __init__(
+        self, metric: str, patience: int = 2, smaller_is_better: bool | None = None
+    ) -> None:
         checks.instance("metric", metric, str)
-        checks.whole("patience", patience, "of epochs, 1 or more", lambda v: v >= 1)
-        self.metric, self.patience, self.smaller_is_better = metric, patience, smaller_is_better
+        self.patience = checks.whole("patience", patience, "of epochs, 1 or more", lambda v: v >= 1)
+        if smaller_is_better is None:
+            smaller_is_better = metric.endswith("error")
+        self.metric, self.smaller_is_better = str(metric), bool(smaller_is_better)
         self.best_score, self.best_epoch = -np.inf, -1
         self.best_weights: dict[str, Tensor] = {}
 
@@ -177,6 +180,11 @@ class EarlyStopping(Callback):
             names = [name.removeprefix("valid ") for name in found]
             raise ValueError(f"metric must be one of {names}; got {self.metric!r}")
         score = found[f"valid {self.metric}"] * (-1 if self.smaller_is_better else 1)
+        if np.isnan(score):
+            checks.warn(
+                f"EarlyStopping: {self.metric!r} is NaN after epoch {run.epoch}, and counts as no "
+                "better than before. Have the validation sentences labels for it?"
+            )
         if score > self.best_score:
             self.best_score, self.best_epoch = score, run.epoch
             weights = run.model.state_dict()

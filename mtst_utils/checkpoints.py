@@ -8,8 +8,10 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from mtst_utils import checks
 from mtst_utils.frames import read_frame
+from mtst_utils.multitask import storable
 
 SAVE_SECONDS = 20  # written at the end of an epoch, and whenever the last one is older than this
 
@@ -39,7 +42,10 @@ def fingerprint(run, valid: pd.DataFrame | None, **settings) -> dict:
         "model": type(model).__qualname__,
         "starting weights": _hash_of(model.state_dict()),
         "what is frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
-        "encoder": [type(encoder).__name__, encoder.pooling, encoder.normalize, encoder.max_length],
+        "encoder": [
+            *(type(encoder).__name__, encoder.pooling, encoder.normalize, encoder.max_length),
+            *map(repr, encoder.dense),
+        ],
         "dropout": [dropout, {name: value for name, value in config.items() if "drop" in name}],
         "tasks": [repr(task) for task in model.tasks.values()],
         "optimizer": _optimizer_of(run),
@@ -168,7 +174,8 @@ class Checkpoint:
         }
         new = self.path.with_suffix(".new")
         try:
-            save_file(tensors, new, metadata={"facts": json.dumps(facts, default=_plain_or_repr)})
+            text = json.dumps(facts, default=_plain_or_repr)
+            save_file(storable(tensors), new, metadata={"facts": text})
             os.replace(new, self.path)
         except (OSError, SafetensorError) as error:
             # A full disk: no reason to lose what is trained.
@@ -202,7 +209,8 @@ class Checkpoint:
             state.setdefault(int(number), {})[name] = value
         run.optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
         lambdas = {"lr_lambdas": [None] * len(facts["groups"])}
-        run.scheduler.load_state_dict(facts["scheduler"] | lambdas)
+        schedule = _with_keys_of(run.scheduler.state_dict(), facts["scheduler"])
+        run.scheduler.load_state_dict(schedule | lambdas)
         for i, callback in enumerate(run.callbacks):
             if saved := _under(f"callback.{i}.", tensors):
                 callback.load_state_dict(saved)
@@ -221,6 +229,18 @@ class Checkpoint:
             raise ValueError(
                 f"{self.path} is damaged ({error}): delete it, and the run begins anew"
             ) from error
+
+
+def _with_keys_of(state: Any, saved: Any) -> Any:
+    """What JSON has kept of a state, with keys of the type they had: MultiStepLR counts by step."""
+    if isinstance(state, list):
+        pairs = zip(state, saved, strict=False)
+        return [_with_keys_of(*pair) for pair in pairs] if state else saved
+    if not isinstance(state, dict):
+        return saved
+    keys = {str(key): key for key in state}
+    found = {keys.get(k, k): _with_keys_of(state.get(keys.get(k, k)), v) for k, v in saved.items()}
+    return Counter(found) if isinstance(state, Counter) else found
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,18 +13,18 @@ from typing import Any
 PACKAGE = Path(__file__).parent
 
 
-def number(name: str, value: object, accepted: str, holds: Callable[[float], bool]) -> None:
-    """Check a number.
+def number(name: str, value: Any, accepted: str, holds: Callable[[float], bool]) -> Any:
+    """Check a number, and give it as Python's own: NumPy's would overflow, or fit in no file.
 
     accepted: what is accepted, in words, for the message. Raises TypeError for what is no number,
     ValueError where `holds(value)` is false, as it is for NaN.
     """
-    _check(Real, name, value, f"a number {accepted}", holds)
+    return _checked(Real, name, value, f"a number {accepted}", holds)
 
 
-def whole(name: str, value: object, accepted: str, holds: Callable[[int], bool]) -> None:
+def whole(name: str, value: Any, accepted: str, holds: Callable[[int], bool]) -> Any:
     """As `number`, for a whole number."""
-    _check(Integral, name, value, f"a whole number {accepted}", holds)
+    return _checked(Integral, name, value, f"a whole number {accepted}", holds)
 
 
 def instance(name: str, value: object, kind: type | tuple[type, ...]) -> None:
@@ -39,31 +39,41 @@ def instance(name: str, value: object, kind: type | tuple[type, ...]) -> None:
         raise TypeError(f"{name} must be of type {kinds}; got {given}")
 
 
+def items(name: str, value: Any) -> list:
+    """The elements of what can be gone through. Raises TypeError for what cannot."""
+    try:
+        return list(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be a list; got {value!r:.60} ({error})") from error
+
+
 def plain(value: Any) -> Any:
     """A scalar of NumPy's or torch's as Python's own: a file can hold it. Else the value itself."""
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
-def _check(kind: type, name: str, value, accepted: str, holds: Callable[..., bool]) -> None:
+def _checked(kind: type, name: str, value: Any, accepted: str, holds: Callable[..., bool]) -> Any:
     if isinstance(value, bool) or not isinstance(value, kind):
         raise TypeError(
             f"{name} must be {accepted}; got {value!r:.60} of type {type(value).__name__}"
         )
+    value = plain(value)
     if not holds(value):
         raise ValueError(f"{name} must be {accepted}; got {value!r}")
+    return value
 
 
-def rate(name: str, value: object) -> None:
+def rate(name: str, value: Any) -> Any:
     """A learning rate, or a decay of one.
 
     A smaller one would teach nothing, and over many layers come to zero.
     """
-    number(name, value, "above 1e-9 and at most 1", lambda v: 1e-9 < v <= 1)
+    return number(name, value, "above 1e-9 and at most 1", lambda v: 1e-9 < v <= 1)
 
 
-def fraction(name: str, value: object) -> None:
+def fraction(name: str, value: Any) -> Any:
     """A fraction that leaves something: dropout, weight decay, a part of the steps."""
-    number(name, value, "from 0 to below 1", lambda v: 0 <= v < 1)
+    return number(name, value, "from 0 to below 1", lambda v: 0 <= v < 1)
 
 
 def warn(message: str) -> None:

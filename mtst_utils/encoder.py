@@ -6,9 +6,8 @@ Taught in notebook 01.
 import contextlib
 import copy
 import inspect
-import io
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Set
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,19 @@ from numpy.typing import ArrayLike
 from sklearn.metrics.pairwise import cosine_similarity
 from tokenizers import normalizers
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mtst_utils import checks, folders
 from mtst_utils.backbones import is_known_by_a_short_name, load_backbone
+from mtst_utils.layers import Dense
 from mtst_utils.pooling import POOLINGS
 from mtst_utils.precision import wants_bfloat16
+from mtst_utils.threads import within_quota
 
+# A fast tokenizer keeps the length to cut at as a state of its own, which threads would share.
+_tokenizing = threading.Lock()
 CHUNK = 16_384  # sentences tokenized at a time: memory stays flat however many there are
 
 
@@ -56,12 +58,13 @@ def cosine_matrix(a: ArrayLike, b: ArrayLike | None = None) -> np.ndarray:
 
 
 class SentenceEncoder(nn.Module):
-    """A backbone and everything outside it: tokenizer, maximum length, pooling, normalising.
+    """A backbone and everything outside it: tokenizer, maximum length, pooling, Dense, normalising.
 
     backbone: a transformer that returns last_hidden_state; tokenizer: its own.
     pooling: "mean", "cls" or "max"; normalize: scale every embedding to length 1.
     max_length: tokens a sentence is cut to, special tokens included (default: the most the model
-    takes). Raises ValueError for an unknown pooling or a max_length the model cannot take.
+    takes). dense: after the pooling, one after the other; most models have none.
+    Raises ValueError for an unknown pooling or a max_length the model cannot take.
     Taught in notebook 01.
     """
 
@@ -72,11 +75,12 @@ class SentenceEncoder(nn.Module):
         pooling: str = "mean",
         normalize: bool = False,
         max_length: int | None = None,
+        dense: Iterable[Dense] = (),
     ) -> None:
         super().__init__()
         checks.instance("backbone", backbone, PreTrainedModel)
         checks.instance("tokenizer", tokenizer, PreTrainedTokenizerBase)
-        if pooling not in list(POOLINGS):
+        if not isinstance(pooling, str) or pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
         max_length, longest = checks.plain(max_length), _longest(backbone, tokenizer)
         if max_length is not None and not (
@@ -87,18 +91,20 @@ class SentenceEncoder(nn.Module):
                 f"got {max_length!r}"
             )
         self.backbone, self.tokenizer = backbone, tokenizer
-        self.pooling, self.normalize = pooling, bool(normalize)
+        self.pooling, self.normalize = str(pooling), bool(normalize)
         self.max_length = max_length or longest
+        self.dense = nn.Sequential(*dense)
+        _check_widths(self.dense, backbone)
 
     @classmethod
     def from_pretrained(cls, name: str | Path | None = None, **options: Any) -> "SentenceEncoder":
         """Load by name as `load_backbone` does, with its options (revision, token, ...).
 
-        Pooling, maximum length, lower-casing and normalising are those that sentence-transformers'
-        files in the folder state, else the mean and the model's limit. Only of the models that
-        `load_backbone` knows by a short name embeddings keep their own length (normalize=False):
-        heads learn from it. Raises ValueError for a stated module, option or default prompt that is
-        not applied here, by its name.
+        Pooling, maximum length, lower-casing, Dense and normalising are those that the files of
+        sentence-transformers in the folder state, else the mean and the model's limit. Only of the
+        models that `load_backbone` knows by a short name embeddings keep their own length
+        (normalize=False): heads learn from it. Raises ValueError for a stated module, option or
+        default prompt that is not applied here, by its name.
         """
         backbone, tokenizer = load_backbone(name, **options)
         stated = folders.read_settings(Path(backbone.name_or_path))
@@ -114,8 +120,9 @@ class SentenceEncoder(nn.Module):
 
     @property
     def dimension(self) -> int:
-        """H, the length of an embedding."""
-        return self.backbone.config.hidden_size
+        """H, the length of an embedding: the backbone's hidden size, or what a Dense gives."""
+        widths = [dense.linear.out_features for dense in self.dense]
+        return widths[-1] if widths else self.backbone.config.hidden_size
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -127,20 +134,33 @@ class SentenceEncoder(nn.Module):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None and _takes_token_types(self.backbone):
             inputs["token_type_ids"] = token_type_ids
-        hidden = self.backbone(**inputs).last_hidden_state
-        pooled = POOLINGS[self.pooling](hidden, attention_mask)
+        try:
+            hidden = self.backbone(**inputs)[0]  # a tuple where the configuration says so
+        except IndexError:
+            _check_words(self.backbone, input_ids)
+            raise
+        pooled = self.dense(POOLINGS[self.pooling](hidden, attention_mask))
         return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
     def tokenize(self, sentences: list[str]) -> tuple[list[list[int]], int]:
-        """Strings -> (a list of token id lists, cut at max_length; how many were cut)."""
-        ids = self.tokenizer(sentences, verbose=False)["input_ids"]
-        long = [i for i, row in enumerate(ids) if len(row) > self.max_length]
-        if long:  # a second time, so that the closing special token is kept
-            cut = self.tokenizer(
-                [sentences[i] for i in long], truncation=True, max_length=self.max_length
-            )["input_ids"]
-            for i, row in zip(long, cut, strict=True):
-                ids[i] = row
+        """Strings -> (a list of token id lists, cut at max_length; how many were cut).
+
+        Raises ValueError for a sentence without any token, which some tokenizers make of "".
+        """
+        with _tokenizing:
+            ids = self.tokenizer(sentences, verbose=False)["input_ids"]
+            long = [i for i, row in enumerate(ids) if len(row) > self.max_length]
+            if long:  # a second time, so that the closing special token is kept
+                cut = self.tokenizer(
+                    [sentences[i] for i in long], truncation=True, max_length=self.max_length
+                )["input_ids"]
+                for i, row in zip(long, cut, strict=True):
+                    ids[i] = row
+        if [] in ids:
+            raise ValueError(
+                f"{sentences[ids.index([])]!r} has no token, and this tokenizer adds none at its "
+                "ends: leave such sentences out"
+            )
         return ids, len(long)
 
     def collate(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -149,7 +169,8 @@ class SentenceEncoder(nn.Module):
         They are padded to the longest, and on our device.
         """
         rows = [torch.tensor(row) for row in ids]
-        input_ids = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+        padding = self.tokenizer.pad_token_id  # behind the mask: any id will do where there is none
+        input_ids = pad_sequence(rows, batch_first=True, padding_value=padding or 0)
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         device = self.backbone.device
         return input_ids.to(device), mask.to(device)
@@ -196,15 +217,14 @@ class SentenceEncoder(nn.Module):
         """
         bfloat16 = wants_bfloat16(precision, self.backbone.device)
         token_budget = (2048 if bfloat16 else 1024) if token_budget is None else token_budget
-        if not isinstance(token_budget, Integral) or token_budget < 1:
+        token_budget = checks.plain(token_budget)
+        whole = isinstance(token_budget, int) and not isinstance(token_budget, bool)
+        if not whole or token_budget < 1:
             raise ValueError(f"token_budget must be a positive whole number; got {token_budget!r}")
-        # The encoder's weights once: autocast would convert them anew for every batch.
-        own = {id(weight) for weight in self.parameters()} if bfloat16 else set()
-        weights = {
-            name: weight.detach().bfloat16()
-            for name, weight in module.named_parameters()
-            if id(weight) in own
-        }
+        # The backbone's weights once: autocast would convert them anew for every batch.
+        backbone = self.backbone.parameters() if bfloat16 else ()
+        own = {id(p): p.detach().bfloat16() for p in backbone}
+        view = _view_for_predicting(module, own, {})
         cut = 0
         bar = tqdm(total=len(sentences), desc="encode", unit="sentence", disable=not progress)
         with bar:
@@ -214,8 +234,8 @@ class SentenceEncoder(nn.Module):
                 for batch in batches_by_tokens([len(row) for row in ids], token_budget):
                     inputs = self.collate([ids[i] for i in batch])
                     # Not around the loop: whoever uses the results would be in these modes, too.
-                    with torch.inference_mode(), eval_mode(module):
-                        output = functional_call(module, weights, inputs)
+                    with torch.inference_mode(), within_quota():
+                        output = view(*inputs)
                     yield [start + i for i in batch], output
                     bar.update(len(batch))
         warn_of_cuts(cut, len(sentences), self.max_length)
@@ -227,10 +247,18 @@ class SentenceEncoder(nn.Module):
         LoRA adapters (`backbone.add_adapter`, peft) are written merged into the weights.
         """
         folder = Path(folder).expanduser()
+        others = [
+            name for name in self.state_dict() if not name.startswith(("backbone.", "dense."))
+        ]
+        if others:
+            checks.warn(
+                f"{others} are not written: a folder holds only what sentence-transformers knows"
+            )
         _merged(self.backbone).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        options = self.pooling, self.normalize, self.max_length
-        folders.write_settings(folder, *options, _lowers_first(self.tokenizer), self.dimension)
+        options = self.pooling, self.dense, self.normalize, self.max_length
+        width = self.backbone.config.hidden_size
+        folders.write_settings(folder, *options, _lowers_first(self.tokenizer), width)
 
 
 def _merged(backbone: PreTrainedModel) -> PreTrainedModel:
@@ -247,13 +275,63 @@ def _merged(backbone: PreTrainedModel) -> PreTrainedModel:
     return merged
 
 
+def _check_widths(dense: nn.Sequential, backbone: PreTrainedModel) -> None:
+    """Raises TypeError or ValueError for what cannot stand after the pooling, each in its place."""
+    width = backbone.config.hidden_size if len(dense) else 0
+    for i, part in enumerate(dense):
+        checks.instance(f"dense[{i}]", part, Dense)
+        if part.linear.in_features != width:
+            raise ValueError(
+                f"dense[{i}] takes vectors of {part.linear.in_features} numbers; it gets {width}"
+            )
+        width = part.linear.out_features
+
+
 def _longest(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """The most tokens a sentence may have."""
     positions = getattr(backbone.config, "max_position_embeddings", None) or int(1e9)
-    # RoBERTa and MPNet number positions from padding_idx + 1 on: their table holds that many fewer.
-    if backbone.config.model_type in ("roberta", "xlm-roberta", "mpnet"):
-        positions -= vars(backbone.embeddings)["padding_idx"] + 1
-    return min(tokenizer.model_max_length, positions)
+    # RoBERTa, MPNet and all that are built like them number positions from padding_idx + 1 on:
+    # their table holds that many fewer.
+    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    if (padding := getattr(table, "padding_idx", None)) is not None:
+        positions -= padding + 1
+    return min(tokenizer.model_max_length or positions, positions)
+
+
+def _check_words(backbone: PreTrainedModel, input_ids: Tensor) -> None:
+    """Raises ValueError for a token that the backbone has no vector for."""
+    rows, largest = len(backbone.get_input_embeddings().weight), int(input_ids.max())
+    if largest >= rows:
+        raise ValueError(
+            f"token {largest} is none of the {rows} that the backbone has a vector for; after "
+            "tokenizer.add_tokens(...) call backbone.resize_token_embeddings(len(tokenizer))"
+        )
+
+
+def _view_for_predicting(
+    module: nn.Module, weights: Mapping[int, Tensor], views: dict[int, nn.Module]
+) -> nn.Module:
+    """A view of a module in eval mode, with these weights (by the id of those they stand for).
+
+    The module itself is not touched: another thread may be using it. views: those made so far.
+    """
+    if id(module) not in views:
+        view = views[id(module)] = copy.copy(module)
+        # By __dict__: a task may have any name, "_modules" too.
+        own = view.__dict__
+        own["training"] = False
+        own["_parameters"] = {
+            name: p if p is None else weights.get(id(p), p)
+            for name, p in module._parameters.items()
+        }
+        own["_modules"] = {
+            name: part if part is None else _view_for_predicting(part, weights, views)
+            for name, part in module._modules.items()
+        }
+        # transformers collects hidden states by hooks, which it adds once to each model it meets.
+        own["_forward_hooks"] = module._forward_hooks.copy()
+        own["_forward_pre_hooks"] = module._forward_pre_hooks.copy()
+    return views[id(module)]
 
 
 def _takes_token_types(backbone: PreTrainedModel) -> bool:
@@ -287,8 +365,9 @@ def checked_sentences(sentences: Iterable[str], name: str = "sentences") -> list
     """
     if isinstance(sentences, pd.DataFrame) or hasattr(sentences, "columns"):
         raise TypeError(f"{name} must be one column, as frame['text']; got a frame")
-    refused = (str, bytes, bytearray, Mapping, Set, io.IOBase)
-    if isinstance(sentences, refused) or not hasattr(sentences, "__iter__"):
+    refused = (str, bytes, bytearray, Mapping, Set, type)
+    no_sequence = not hasattr(sentences, "__iter__") or getattr(sentences, "ndim", 1) == 0
+    if isinstance(sentences, refused) or no_sequence or hasattr(sentences, "read"):  # a file
         raise TypeError(f"{name} must be a list of strings; got {type(sentences).__name__}")
     sentences = list(sentences)
     for i, sentence in enumerate(sentences):

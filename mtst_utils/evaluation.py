@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mtst_utils import checks
-from mtst_utils.frames import is_missing, read_frame
+from mtst_utils.frames import is_hashable, is_missing, read_frame
 
 
 def evaluate(
@@ -24,6 +24,7 @@ def evaluate(
     Raises ValueError as `fit` does, and for a `by` that is no column.
     Taught in notebook 02, section 5.
     """
+    by = checks.plain(by)
     labels, sentences = read_frame(model, frame)
     groups = _groups(frame, by)
     rows = []
@@ -47,18 +48,20 @@ def _groups(frame: pd.DataFrame, by: str | None) -> list[tuple[object, np.ndarra
     groups: list[tuple[object, np.ndarray]] = [(None, np.ones(len(frame), bool))]
     if by is None:
         return groups
-    if list(frame.columns).count(by) != 1 or by in ("text", "task"):
+    no_name = is_missing(by) or not is_hashable(by)
+    if no_name or list(frame.columns).count(by) != 1 or by in ("text", "task"):
         raise ValueError(
             "by must be a column of the frame, there once, and not called text or task; "
             f"got {by!r}, it has {list(frame.columns)}"
         )
+    for i, value in enumerate(frame[by]):
+        if not is_hashable(value):
+            raise ValueError(f"by: column {by!r}, row {i}: {value!r:.60} cannot name a group")
     missing = sum(map(is_missing, frame[by]))
     if missing:
         checks.warn(
             f"{missing} of {len(frame)} rows have no {by}: "
             "they count in the scores over all rows only"
         )
-    return groups + [
-        (value, (frame[by] == value).to_numpy(bool, na_value=False))
-        for value in frame[by].dropna().unique()
-    ]
+    codes, values = pd.factorize(frame[by])  # -1 where there is none
+    return groups + [(value, codes == i) for i, value in enumerate(values)]

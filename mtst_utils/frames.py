@@ -23,7 +23,17 @@ POOL = 50  # batches: sentences are shuffled, then sorted by length within pools
 def is_missing(label: object) -> bool:
     """True for None, NaN and pandas' NA: the sentence has no label."""
     # NaN is the value that differs from itself; NA's comparisons are neither true nor false.
-    return label is None or label is pd.NA or bool(np.isscalar(label) and label != label)
+    nothing = label is None or label is pd.NA or label is pd.NaT
+    return nothing or bool(np.isscalar(label) and label != label)
+
+
+def is_hashable(value: object) -> bool:
+    """False for a list, also for one within a tuple: it names no label and no group."""
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFrame:
@@ -40,8 +50,10 @@ def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFr
     Raises ValueError, naming the line (the header is line 1) and the column; FileNotFoundError.
     Taught in notebook 02, section 10.
     """
+    checks.instance("path", path, (str, Path))
+    checks.instance("text", text, str)
     path = Path(path).expanduser()
-    if not isinstance(tasks, dict) or not tasks:
+    if not isinstance(tasks, dict) or not tasks or not _are_words([*tasks, *tasks.values()]):
         raise ValueError(
             f"tasks must be a dict {{task name: column}} with at least one task; got {tasks!r}"
         )
@@ -72,6 +84,10 @@ def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFr
                 f"found {found}"
             )
     return frame.reset_index(drop=True)
+
+
+def _are_words(values: list) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _table_of_csv(path: Path, rows: int | None = None) -> pd.DataFrame:

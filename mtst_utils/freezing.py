@@ -11,7 +11,7 @@ import pandas as pd
 from torch import nn
 
 from mtst_utils import checks
-from mtst_utils.layers import backbone_of, layer_stack
+from mtst_utils.layers import backbone_of, dense_of, stack_of
 
 
 def freeze(module: nn.Module) -> None:
@@ -62,18 +62,19 @@ def unfreeze_top_blocks(model: nn.Module, n: int) -> None:
     """Let only the top n blocks of a model's backbone learn.
 
     Everything below, embeddings included, is frozen. model: a MultiTaskModel, a SentenceEncoder or
-    a backbone; its heads stay as they are. n: 0 freezes the whole backbone.
+    a backbone; its heads stay as they are. n: 0 freezes the whole backbone. A Dense after the
+    pooling learns with the top block.
     Raises ValueError for n below 0 or above the number of blocks.
     Taught in notebook 03, section 1.
     """
-    backbone = backbone_of(model)
-    stack = layer_stack(backbone)
+    stack, n = stack_of(model), checks.plain(n)
     if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= len(stack.blocks):
         raise ValueError(
             f"n must be a whole number from 0 to {len(stack.blocks)}, the number of blocks; "
             f"got {n!r}"
         )
-    freeze(backbone)
+    for part in (backbone_of(model), *dense_of(model)):
+        freeze(part)
     for layer in stack[len(stack) - n :]:
         for module in layer.modules:
             unfreeze(module)
@@ -87,10 +88,11 @@ def parameter_report(model: nn.Module) -> pd.DataFrame:
     """What of a model can learn: one row a part, from the input up.
 
     Columns: part, parameters, trainable (counts), share (of all the model's parameters). Parts are
-    the embeddings, each block, and whatever else the model has (each head).
+    the embeddings, each block (a Dense after the pooling with the last), and whatever else the
+    model has (each head).
     Taught in notebook 03, section 1.
     """
-    stack = layer_stack(backbone_of(model))
+    stack = stack_of(model)
     names = {id(p): layer.name for layer in stack for p in layer.parameters.values()}
     rows = []
     for name, parameter in model.named_parameters():

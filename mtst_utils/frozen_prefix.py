@@ -109,8 +109,9 @@ class FrozenPrefix:
     def _fits(self) -> bool:
         whole = self.depth == len(self.stack)
         states = len(self.ids) if whole else sum(map(len, self.ids))
-        needed = 4 * self.model.encoder.dimension * states
-        device = self.model.encoder.backbone.device
+        encoder = self.model.encoder
+        width = encoder.dimension if whole else encoder.backbone.config.hidden_size
+        needed, device = 4 * width * states, encoder.backbone.device
         on_gpu = device.type == "cuda"
         free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
         if needed > MEMORY * free:

@@ -6,7 +6,8 @@ Taught in notebook 01, section 1, and notebook 04.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mtst_utils import checks
@@ -105,6 +106,55 @@ def layer_stack(backbone: nn.Module) -> LayerStack:
     return LayerStack(
         Layer(*row) for row in zip(names, map(tuple, modules), parameters, strict=True)
     )
+
+
+# Of torch.nn, those that come without settings: sentence-transformers' files hold the name alone.
+ACTIVATIONS = (
+    *("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "LeakyReLU", "ELU", "SELU", "CELU"),
+    *("Mish", "Softplus", "Softsign", "Hardtanh", "Hardswish", "Hardsigmoid", "ReLU6"),
+)
+
+
+class Dense(nn.Module):
+    """A linear layer and an activation after the pooling, as sentence-transformers has it.
+
+    activation: one of ACTIVATIONS. `forward`: [B, in_features] -> float32 [B, out_features].
+    It counts as a part of the last block: the same rate, frozen and unfrozen with it.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, activation: str = "Tanh"
+    ) -> None:
+        super().__init__()
+        if activation not in list(ACTIVATIONS):
+            raise ValueError(
+                f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}"
+            )
+        self.linear = nn.Linear(in_features, out_features, bias)
+        self.activation = getattr(nn, activation)()
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        # Small, as heads are: in bfloat16 it would lose digits, and save nothing.
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self.activation(self.linear(embeddings.float()))
+
+
+def dense_of(model: nn.Module) -> list[Dense]:
+    """What of a model stands between its pooling and its heads."""
+    return [part for part in model.modules() if isinstance(part, Dense)]
+
+
+def stack_of(model: nn.Module) -> LayerStack:
+    """The layers of the one transformer in a model, a Dense after its pooling with the last block.
+
+    Raises ValueError as `backbone_of` and `layer_stack` do.
+    """
+    *below, top = layer_stack(backbone_of(model))
+    for i, dense in enumerate(dense_of(model)):
+        parameters = {f"dense.{i}.{name}": p for name, p in dense.named_parameters()}
+        name, modules = f"{top.name} and Dense", (*top.modules, dense)
+        top = Layer(name if i == 0 else top.name, modules, top.parameters | parameters)
+    return LayerStack([*below, top])
 
 
 def backbone_of(model: nn.Module) -> nn.Module:

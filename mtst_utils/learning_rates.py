@@ -11,7 +11,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mtst_utils import checks
-from mtst_utils.layers import backbone_of, by_weight_decay, layer_stack
+from mtst_utils.layers import by_weight_decay, stack_of
 
 
 def layerwise_lr_groups(
@@ -24,8 +24,8 @@ def layerwise_lr_groups(
     """Parameter groups for any torch optimizer, with a learning rate per layer.
 
     model: a MultiTaskModel, or any module that holds one transformer. Block i of L (block 0 next to
-    the input): base_lr * decay**(L-1-i); embeddings: base_lr * decay**L; whatever is not in the
-    backbone (the heads): head_lr, or base_lr.
+    the input): base_lr * decay**(L-1-i); embeddings: base_lr * decay**L; a Dense after the pooling
+    goes with the last block; whatever else there is (the heads): head_lr, or base_lr.
     Biases and normalisation weights, which are vectors, get no weight decay; every matrix does,
     MPNet's table of relative positions too, since it is an embedding. Frozen parameters are left
     out; a shared one is in one group only, the lowest. Groups have a name, from the input up.
@@ -34,11 +34,10 @@ def layerwise_lr_groups(
     Howard & Ruder 2018 (discriminative fine-tuning), Clark et al. 2020 (ELECTRA).
     Taught in notebook 04, section 2.
     """
-    head_lr = base_lr if head_lr is None else head_lr
-    for name, value in (("base_lr", base_lr), ("head_lr", head_lr), ("decay", decay)):
-        checks.rate(name, value)
-    checks.fraction("weight_decay", weight_decay)
-    stack = layer_stack(backbone_of(model))
+    base_lr, decay = checks.rate("base_lr", base_lr), checks.rate("decay", decay)
+    head_lr = base_lr if head_lr is None else checks.rate("head_lr", head_lr)
+    weight_decay = checks.fraction("weight_decay", weight_decay)
+    stack = stack_of(model)
     top = len(stack.blocks)  # the depth of the top block: the embeddings have depth 0
     layers = [
         (layer.name, base_lr * decay ** (top - depth), list(layer.parameters.values()))
@@ -60,7 +59,7 @@ def lr_table(groups: Iterable[dict]) -> pd.DataFrame:
     groups: those of `layerwise_lr_groups`, or an optimizer's param_groups made from them; others
     raise ValueError. Taught in notebook 04, section 2.
     """
-    groups = list(groups)
+    groups = checks.items("groups", groups)
     if not groups or not all(
         isinstance(group, dict) and {"layer", "lr", "params"} <= set(group) for group in groups
     ):
@@ -86,12 +85,18 @@ def warmup_linear(optimizer: Optimizer, total_steps: int, warmup_fraction: float
 
     It rises over the first steps (warmup_fraction of all), then falls to 0 at total_steps. Ratios
     between groups stay what they are.
-    Raises ValueError for total_steps below 1 or a fraction outside [0, 1).
+    Raises ValueError for total_steps below 1, a fraction outside [0, 1), an optimizer whose rates
+    are None.
     Devlin et al. 2019 (BERT), appendix A.2. Taught in notebook 02, section 5.
     """
     checks.instance("optimizer", optimizer, Optimizer)
-    checks.whole("total_steps", total_steps, "of 1 or more", lambda v: v >= 1)
-    checks.fraction("warmup_fraction", warmup_fraction)
+    total_steps = checks.whole("total_steps", total_steps, "of 1 or more", lambda v: v >= 1)
+    warmup_fraction = checks.fraction("warmup_fraction", warmup_fraction)
+    if any(group["lr"] is None for group in optimizer.param_groups):
+        raise ValueError(
+            f"optimizer: this {type(optimizer).__name__} has no rate that a schedule could change; "
+            "give it one, or fit a scheduler of its own kind (AdafactorSchedule)"
+        )
     warmup = max(1, round(warmup_fraction * total_steps))
     # At step 0 already a little above 0: a first step at rate 0 would be a step wasted.
     return LambdaLR(

@@ -5,7 +5,7 @@ Taught in notebook 02.
 
 import json
 import os
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from transformers.utils import ModelOutput
 from mtst_utils import checks
 from mtst_utils.encoder import SentenceEncoder, checked_sentences
 from mtst_utils.fast_cpu import QuickDropout
-from mtst_utils.frames import NO_LABEL, is_missing
+from mtst_utils.frames import NO_LABEL, is_hashable, is_missing
+
+LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,25 @@ class Task:
         # A string would be taken for its letters.
         checks.instance("labels", self.labels, (tuple, list))
         object.__setattr__(self, "labels", tuple(map(checks.plain, self.labels)))
-        object.__setattr__(self, "weight", checks.plain(self.weight))
+        object.__setattr__(self, "name", checks.plain(self.name))
         if not isinstance(self.name, str) or self.name in ("", "text") or "." in self.name:
             raise ValueError(
                 "Task: name must be a string, not empty, without a dot, and not 'text', which is "
                 f"the column of the sentences; got {self.name!r}"
             )
+        if self.name.encode(errors="ignore").decode() != self.name:  # no file could hold it
+            raise ValueError(f"Task: name holds half a character; got {self.name!a}")
         self._check_options()
-        weight = f"Task {self.name!r}: weight"
-        checks.number(weight, self.weight, "above 0", lambda v: 0 < v < float("inf"))
+        name, above = f"Task {self.name!r}: weight", "above 0"
+        weight = checks.number(name, self.weight, above, lambda v: 0 < v <= LARGEST)
+        object.__setattr__(self, "weight", weight)
+        try:
+            json.dumps(asdict(self))  # now, and not when the trained model is saved
+        except TypeError as error:
+            raise TypeError(
+                f"Task {self.name!r}: a JSON file must be able to hold its settings, as it can "
+                f"numbers, strings and tuples of them ({error})"
+            ) from error
 
     def _check_options(self) -> None:
         name, labels = self.name, self.labels
@@ -84,7 +96,7 @@ class Task:
         known = {label: i for i, label in enumerate(self.labels)}
         codes = []
         for i, label in enumerate(labels):
-            if not is_missing(label) and not (isinstance(label, Hashable) and label in known):
+            if not is_missing(label) and not (is_hashable(label) and label in known):
                 raise ValueError(
                     f"task {self.name!r}, row {i}: {label!r} is not one of its labels {self.labels}"
                 )
@@ -150,9 +162,9 @@ class MultiLabelTask(Task):
             if is_missing(said):
                 rows[i] = torch.nan
                 continue
-            if not isinstance(said, (tuple, list, set, frozenset, np.ndarray)) or set(said) - set(
-                self.labels
-            ):
+            several = isinstance(said, (tuple, list, set, frozenset, np.ndarray))
+            several = several and getattr(said, "ndim", 1) == 1
+            if not several or not all(is_hashable(v) and v in self.labels for v in said):
                 raise ValueError(
                     f"task {self.name!r}, row {i}: must be a tuple of labels from {self.labels}; "
                     f"got {said!r}"
@@ -211,9 +223,11 @@ class RegressionTask(Task):
         for i, value in enumerate(labels):
             try:
                 numbers.append(float("nan") if is_missing(value) else float(value))
-            except (TypeError, ValueError):
+                if not is_missing(value) and not abs(numbers[-1]) <= LARGEST:  # NaN, too
+                    raise ValueError
+            except (TypeError, ValueError, OverflowError):
                 raise ValueError(
-                    f"task {self.name!r}, row {i}: must be a number; got {value!r}"
+                    f"task {self.name!r}, row {i}: must be a finite number; got {value!r:.60}"
                 ) from None
         return torch.tensor(numbers, dtype=torch.float32)
 
@@ -302,14 +316,19 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
     ) -> None:
         super().__init__()
         checks.instance("encoder", encoder, SentenceEncoder)
-        tasks = list(tasks)
+        tasks = checks.items("tasks", tasks)
         if not tasks or not all(isinstance(task, Task) for task in tasks):
             raise TypeError(f"tasks must be a list of at least one Task; got {tasks!r}")
         if len({task.name for task in tasks}) < len(tasks):
             names = [task.name for task in tasks]
             raise ValueError(f"tasks must have different names; got {names}")
-        checks.fraction("dropout", dropout)
-        dropout = checks.plain(dropout)
+        for task in tasks:
+            if any(f"{task.name} probability" == other.name for other in tasks):
+                raise ValueError(
+                    f"tasks: {task.name + ' probability'!r} is a column that predict gives for "
+                    f"task {task.name!r}; rename one of them"
+                )
+        dropout = checks.fraction("dropout", dropout)
         self.encoder, self.tasks = encoder, {task.name: task for task in tasks}
         self.dropout = QuickDropout(dropout)
         self.heads = Heads(
@@ -345,7 +364,8 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
         """
         # Heads are small: in bfloat16 they would lose digits, and save nothing.
         with torch.autocast(embeddings.device.type, enabled=False):
-            return {name: head(embeddings.float()) for name, head in self.heads.items()}
+            embeddings = embeddings.to(next(self.heads.parameters()).dtype)
+            return {name: head(embeddings) for name, head in self.heads.items()}
 
     def total_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
         """{task: scalar} -> their weighted sum. The one place to change how tasks are combined."""
@@ -424,6 +444,7 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
 
         The options are huggingface_hub's; subfolder: where in the repository or folder it is.
         """
+        checks.instance("name", pretrained_model_name_or_path, (str, os.PathLike))
         name = os.path.expanduser(pretrained_model_name_or_path)
         hub = {"revision": revision, "token": token, "cache_dir": cache_dir}
         hub |= {"local_files_only": local_files_only, "force_download": force_download}
@@ -436,11 +457,40 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
         folder /= subfolder
         if not (folder / "tasks.json").is_file():
             raise ValueError(f"{folder} holds no multi-task model: tasks.json is not there")
-        settings = json.loads((folder / "tasks.json").read_text())
-        tasks = [_task_of(row, folder) for row in settings["tasks"]]
-        model = cls(SentenceEncoder.from_pretrained(folder), tasks, settings["dropout"])
-        model.heads.load_state_dict(load_file(folder / "heads.safetensors"))
+        encoder = SentenceEncoder.from_pretrained(folder)
+        try:
+            settings = json.loads((folder / "tasks.json").read_text(encoding="utf-8"))
+            tasks = [_task_of(row, folder) for row in settings["tasks"]]
+            model = cls(encoder, tasks, settings["dropout"])
+            state = load_file(folder / "heads.safetensors")
+        except Exception as error:  # one not there, damaged: many kinds
+            raise ValueError(
+                f"{folder}: tasks.json and heads.safetensors cannot be loaded "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        differing = sorted(set(state) ^ set(model._outside_the_encoder()))
+        if differing:
+            raise ValueError(
+                f"{folder} holds other heads or parameters than a {cls.__name__} has "
+                f"({', '.join(differing[:3])}): open it with the class that it was saved from"
+            )
+        names = {name: name[1:] if name[0] == "." else f"heads.{name}" for name in state}
+        try:
+            model.load_state_dict({names[k]: v for k, v in state.items()}, strict=False)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{folder}: heads.safetensors cannot be loaded ({error}): its heads have other "
+                "sizes than tasks.json says"
+            ) from error
         return model.eval()
+
+    def _outside_the_encoder(self) -> dict[str, Tensor]:
+        """Heads by their task, and what a subclass has besides, with a dot in front."""
+        return {
+            name.removeprefix("heads.") if name.startswith("heads.") else f".{name}": tensor
+            for name, tensor in self.state_dict().items()
+            if not name.startswith("encoder.")
+        }
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write a folder that `from_pretrained` opens; options: ModelHubMixin's."""
@@ -450,11 +500,22 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         folder = Path(save_directory)
         self.encoder.save_pretrained(folder)  # so that sentence-transformers opens the folder, too
-        heads = {name: tensor.contiguous() for name, tensor in self.heads.state_dict().items()}
-        save_file(heads, folder / "heads.safetensors")
+        save_file(storable(self._outside_the_encoder()), folder / "heads.safetensors")
         tasks = [{"kind": type(task).__name__, **asdict(task)} for task in self.tasks.values()]
         settings = {"tasks": tasks, "dropout": self.dropout.p}
         (folder / "tasks.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor contiguous and with memory of its own, as safetensors wants them."""
+    found, seen = {}, set()
+    for name, tensor in tensors.items():
+        found[name] = tensor.detach().contiguous()
+        address = found[name].untyped_storage().data_ptr()
+        if address in seen:  # a head that two tasks share
+            found[name] = found[name].clone()
+        seen.add(address)
+    return found
 
 
 def _task_of(row: dict, folder: Path) -> Task:

@@ -27,7 +27,7 @@ def wants_bfloat16(precision: str, device: torch.device) -> bool:
 
     "auto" logs its choice once (level INFO). Raises ValueError for any other word.
     """
-    if precision not in ("float32", "bfloat16", "auto"):
+    if not isinstance(precision, str) or precision not in ("float32", "bfloat16", "auto"):
         raise ValueError(f"precision must be 'float32', 'bfloat16' or 'auto'; got {precision!r}")
     if precision == "auto":
         precision = "bfloat16" if has_bfloat16(device) else "float32"

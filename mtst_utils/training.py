@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
 from mtst_utils import checks
@@ -29,7 +29,12 @@ from mtst_utils.learning_rates import default_optimizer, warmup_linear
 from mtst_utils.multitask import MultiTaskOutput
 from mtst_utils.precision import autocast
 from mtst_utils.processes import Processes
+from mtst_utils.threads import within_quota
 
+SCHEDULER = (
+    "must be a function of the optimizer and the number of steps that returns an LRScheduler which "
+    "needs no score, such as lambda optimizer, steps: StepLR(optimizer, steps // 3)"
+)
 TOTAL = ""  # the name of the total among the losses: no task can be called that
 
 
@@ -67,7 +72,8 @@ def fit(
     Raises ValueError for a missing column, an unknown label, an empty frame; FloatingPointError for
     a loss that is not a number. Taught in notebook 02, section 5.
     """
-    check_options(epochs, batch_size, clip_norm, parts, seed, callbacks, optimizer)
+    options = epochs, batch_size, parts, seed, clip_norm
+    epochs, batch_size, parts, seed, clip_norm = checked_options(*options, callbacks, optimizer)
     processes = Processes()  # one, unless torchrun or accelerate launch started several
     model.to(processes.device)
     division = {"rank": processes.rank, "size": processes.size, "parts": parts}
@@ -160,7 +166,13 @@ class Run:
         for group in self.optimizer.param_groups:
             # A rate of NumPy's or torch's would be counted in float32, and fit no checkpoint.
             group.update({name: checks.plain(v) for name, v in group.items() if name != "params"})
+        if not callable(scheduler):
+            raise TypeError(f"scheduler {SCHEDULER}; got an object, {type(scheduler).__name__}")
         self.scheduler = scheduler(self.optimizer, self.total_steps)
+        if not isinstance(self.scheduler, LRScheduler) or isinstance(
+            self.scheduler, ReduceLROnPlateau
+        ):
+            raise TypeError(f"scheduler {SCHEDULER}; it returned {type(self.scheduler).__name__}")
         self.step, self.epoch, self.stop = 0, 0, False
         self.history: list[dict[str, float]] = []
         self.acceleration = Acceleration(model, data.ids, self.autocast, acceleration)
@@ -169,8 +181,13 @@ class Run:
     @contextlib.contextmanager
     def training_mode(self) -> Iterator[None]:
         """The model in train mode, without old gradients; then in eval mode, frozen as before."""
+        gpus = [self.processes.device] if self.processes.device.type == "cuda" else []
+        # Every step is seeded: without a fork, whatever is drawn afterwards would be, too.
+        own_numbers = torch.random.fork_rng(gpus)
+        gradients, no_inference = torch.enable_grad(), torch.inference_mode(False)
         try:
-            with frozen_as_before(self.model):
+            frozen = frozen_as_before(self.model)
+            with own_numbers, no_inference, gradients, frozen, within_quota():
                 self.clear_gradients()
                 self.model.train()
                 yield
@@ -189,6 +206,8 @@ class Run:
     def begin_step(self) -> None:
         """Whatever depends on what is frozen now, and the seed of this step's dropout."""
         self.learning = [p for p in self.model.parameters() if p.requires_grad]
+        if not self.history:
+            self.check_optimizer()
         unchanged = self.unchanged_until - self.unchanged_from
         self.acceleration.begin_step(self.learning, unchanged, self.steps_per_epoch)
         # Seeded anew each step: dropout depends on seed, step, process, so that going on is exact.
@@ -196,6 +215,22 @@ class Run:
         is_gpu = self.processes.device.type == "cuda"
         # Not torch.manual_seed: asking every kind of device costs more than a step of small heads.
         (torch.cuda if is_gpu else torch.default_generator).manual_seed(seed)
+
+    def check_optimizer(self) -> None:
+        """Raises ValueError if it holds nothing of the model; warns of what it leaves out."""
+        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        if not any(id(p) in held for p in self.model.parameters()):
+            raise ValueError(
+                "optimizer: it holds no parameter of this model; make it from the model that is "
+                "trained, not from one that this is a copy of"
+            )
+        named = self.model.named_parameters()
+        left = [name for name, p in named if p.requires_grad and id(p) not in held]
+        if left:
+            checks.warn(
+                f"optimizer: it does not hold {len(left)} parameters that may learn, so they stay "
+                f"as they are (first {left[0]!r}); make it after unfreezing, or freeze them"
+            )
 
     def forward(self, rows: list[int]) -> MultiTaskOutput:
         """Losses and logits of some rows, from the model or a view of it that skips the cached."""
@@ -251,7 +286,7 @@ class Run:
         self.step += 1
         row = {"step": self.step, "epoch": self.epoch, "loss": losses[TOTAL]}
         row |= {f"{name} loss": value for name, value in losses.items() if name != TOTAL}
-        self.history.append(row | {"lr": self.optimizer.param_groups[-1]["lr"]})
+        self.history.append(row | {"lr": checks.plain(self.optimizer.param_groups[-1]["lr"])})
         self.progress.update()
         shown = {name: f"{value:.3f}" for name, value in losses.items() if name != TOTAL}
         self.progress.set_postfix(shown, refresh=False)
@@ -292,22 +327,28 @@ class History(pd.DataFrame):
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch. Taught in notebook 02, section 4."""
-    checks.whole("seed", seed, "from 0 to 2**63 - 1", lambda v: 0 <= v < 2**63)
-    random.seed(int(seed))
+    seed = checks.whole("seed", seed, "from 0 to 2**63 - 1", lambda v: 0 <= v < 2**63)
+    random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
-def check_options(epochs, batch_size, clip_norm, parts, seed, callbacks, optimizer) -> None:
-    """Raises TypeError or ValueError that names the option."""
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("parts", parts)):
-        checks.whole(name, value, "of 1 or more", lambda v: v >= 1)
-    checks.number("clip_norm", clip_norm, "above 0", lambda v: v > 0)
-    checks.whole("seed", seed, "from 0 on", lambda v: v >= 0)
+def checked_options(epochs, batch_size, parts, seed, clip_norm, callbacks, optimizer) -> tuple:
+    """The numbers among them as Python's own. Raises TypeError or ValueError naming the option."""
+    whole = {"epochs": epochs, "batch_size": batch_size, "parts": parts}
+    numbers = [checks.whole(name, v, "of 1 or more", lambda v: v >= 1) for name, v in whole.items()]
+    numbers.append(checks.whole("seed", seed, "from 0 to 2**63 - 1", lambda v: 0 <= v < 2**63))
+    numbers.append(checks.number("clip_norm", clip_norm, "above 0", lambda v: v > 0))
     checks.instance("callbacks", callbacks, (list, tuple))
+    for kind in callbacks:
+        if isinstance(kind, type):
+            raise TypeError(
+                f"callbacks: {kind.__name__} is a class; give an object, {kind.__name__}(...)"
+            )
     checks.instance("optimizer", optimizer, (Optimizer, type(None)))
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError(
             "optimizer: LBFGS computes the loss several times a step, which fit does not do; "
             "take another, such as AdamW"
         )
+    return tuple(numbers)

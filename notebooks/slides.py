@@ -39,8 +39,9 @@ class Figures(Preprocessor):
                 data = output.data.pop("image/png").replace("\n", "")
                 width, height = struct.unpack(">II", base64.b64decode(data[:64])[16:24])
                 scale = min(1160 / width, 560 / height)
+                alt = escape(cell.metadata.get("alt", ""))
                 output.data["text/html"] = (
-                    f'<img src="data:image/png;base64,{data}" alt="{escape(cell.metadata.get("alt", ""))}" '
+                    f'<img src="data:image/png;base64,{data}" alt="{alt}" '
                     f'width="{scale * width:.0f}" height="{scale * height:.0f}" '
                     'style="display: block; margin: auto">'
                 )

@@ -3,6 +3,7 @@ longer than it does.
 """
 
 import multiprocessing
+import sys
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["mtst_utils", "transformers.models.auto.modeling_auto"])
@@ -11,6 +12,11 @@ FORKS.set_forkserver_preload(["mtst_utils", "transformers.models.auto.modeling_a
 def _answer(send, start, function, args):
     start.wait()
     send.send(function(*args))
+
+
+def package_modules():
+    """The names of this package's modules that are loaded."""
+    return [name for name in sys.modules if name.startswith("mtst_utils")]
 
 
 def run_forked(function, *args, processes=1):

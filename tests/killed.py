@@ -20,9 +20,9 @@ from mtst_utils import checkpoints
 EPOCHS = 30
 
 
-def train(folder):
+def train(folder, save_seconds):
     torch.set_num_threads(1)
-    checkpoints.SAVE_SECONDS = -1  # after every step, so that many kills fall into the writing
+    checkpoints.SAVE_SECONDS = save_seconds
     model = small.model()
     mtst.fit(
         model,
@@ -35,10 +35,10 @@ def train(folder):
     )
 
 
-def child(folder):
+def child(folder, save_seconds=checkpoints.SAVE_SECONDS):
     process = os.fork()
     if process == 0:
-        train(folder)
+        train(folder, save_seconds)
         os._exit(0)
     return process
 
@@ -64,7 +64,8 @@ def train_and_kill(folder):
     rng, steps, file = random.Random(0), [], folder / "killed" / "checkpoint.safetensors"
     while len(steps) < 10:
         before = file.stat().st_mtime_ns if file.is_file() else None
-        process = child(folder / "killed")
+        # saved after every step, so that many kills fall into the writing
+        process = child(folder / "killed", save_seconds=-1)
         while not changed(file, before):  # until it trains
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.2))

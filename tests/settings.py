@@ -1,11 +1,13 @@
-"""The notebook tests under five settings of one machine, kept in data/results/settings.csv.
+"""The notebook tests under six settings of one machine, kept in data/results/settings.csv.
 
-python -m tests.settings [names of settings; default: all five, one after the other, about an hour]
+python -m tests.settings [names of settings; default: all six, one after the other, two hours]
 
 float32 is had by hiding the processor's 16-bit arithmetic from torch, another processor by telling
-its libraries to use no instructions newer than AVX2 (2013).
+its libraries to use no instructions newer than AVX2 (2013). A busy machine has four other jobs of
+two threads, which multiply matrices as long as the tests run.
 """
 
+import contextlib
 import os
 import re
 import resource
@@ -28,26 +30,55 @@ OLD = {
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
 }
-# name: (threads, 16-bit arithmetic, further environment)
+# One of the other jobs; it ends with the process that started it, too.
+JOB = """
+import os, torch
+torch.set_num_threads(2)
+a, parent = torch.randn(1000, 1000), os.getppid()
+while os.getppid() == parent:
+    a @ a
+"""
+# name: (threads, 16-bit arithmetic, further environment, other jobs)
 SETTINGS = {
-    "bfloat16, 2 threads": (2, True, {}),
-    "bfloat16, 1 thread": (1, True, {}),
-    "float32, 2 threads": (2, False, {}),
-    "float32, 1 thread": (1, False, {}),
-    "an older processor (AVX2), float32, 1 thread": (1, False, OLD),
+    "bfloat16, 2 threads": (2, True, {}, 0),
+    "bfloat16, 1 thread": (1, True, {}, 0),
+    "float32, 2 threads": (2, False, {}, 0),
+    "float32, 1 thread": (1, False, {}, 0),
+    "an older processor (AVX2), float32, 1 thread": (1, False, OLD, 0),
+    "busy: bfloat16, 2 threads, beside four jobs of two threads": (2, True, {}, 4),
 }
 
 
-def outcome(threads, half, environment):
+@contextlib.contextmanager
+def busy(jobs):
+    """Other jobs beside what is done inside; threads of theirs that wait sleep."""
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "2"}
+    running = []
+    try:
+        for _ in range(jobs):
+            running.append(subprocess.Popen([sys.executable, "-c", JOB], env=environment))
+        yield
+        if ended := [job.returncode for job in running if job.poll() is not None]:
+            raise RuntimeError(f"{len(ended)} of the {jobs} other jobs had ended: {ended}")
+    finally:
+        for job in running:
+            job.kill()
+            job.wait()
+
+
+def outcome(threads, bfloat16, environment, jobs, notebooks="notebooks"):
     """Cells that passed and that failed, minutes, and the memory of the largest process."""
-    with tempfile.TemporaryDirectory() as folder:
-        if not half:
+    with tempfile.TemporaryDirectory() as folder, busy(jobs):
+        if not bfloat16:
             (Path(folder) / "sitecustomize.py").write_text(NO_BFLOAT16)
+        path = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = (
-            os.environ | environment | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": folder}
+            os.environ | environment | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
         )
         started = time.perf_counter()
-        command = [sys.executable, "-m", "pytest", "notebooks", "--nbval-cell-timeout=1800"]
+        command = [sys.executable, "-m", "pytest", "--color=no", notebooks]
+        # An older processor is slow by itself; beside other jobs the usual limit must do.
+        command += [] if jobs else ["--nbval-cell-timeout=1800"]
         out = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True
         ).stdout

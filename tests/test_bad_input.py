@@ -2,6 +2,7 @@
 names what was wrong.
 """
 
+import functools
 import traceback
 from pathlib import Path
 
@@ -11,8 +12,6 @@ import pytest
 import small
 import torch
 from conftest import tiny_backbone, tiny_tokenizer
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 import mtst_utils as mtst
@@ -24,11 +23,18 @@ SGD = torch.optim.SGD(nn.Linear(1, 1).parameters())
 
 
 class Thing:
-    """A model, an encoder and a frame, made anew for each row."""
+    """A model, an encoder and a frame, made anew for each row that asks for them."""
 
     def __init__(self, folder):
-        self.folder, self.model, self.frame = folder, small.model(), small.frame(16)
-        self.encoder = self.model.encoder
+        self.folder, self.frame = folder, small.frame(16)
+
+    @functools.cached_property
+    def model(self):
+        return small.model()
+
+    @property
+    def encoder(self):
+        return self.model.encoder
 
     def build(self, **options):
         return mtst.SentenceEncoder(
@@ -469,7 +475,11 @@ ROWS = [
         TypeError,
         "batch_size must be a whole number of 1 or more; got '32'",
     ),
-    (lambda t: t.fit(seed="x"), TypeError, "seed must be a whole number from 0 on; got 'x'"),
+    (
+        lambda t: t.fit(seed="x"),
+        TypeError,
+        "seed must be a whole number from 0 to 2**63 - 1; got 'x'",
+    ),
     (
         lambda t: t.fit(precision="fp8"),
         ValueError,
@@ -553,65 +563,6 @@ def test_valid_rows_are_looked_at_before_training():
             progress=False,
         )
     assert not steps
-
-
-ANYTHING = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(),
-    st.text(max_size=5),
-    st.lists(st.integers(), max_size=3),
-)
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(value=ANYTHING, name=st.sampled_from(["base_lr", "decay", "head_lr", "weight_decay"]))
-@example(value=1.1e-149, name="decay")  # found here: over the layers it comes to a rate of zero
-def test_any_rate_is_taken_or_refused_clearly(value, name):
-    if name == "head_lr" and value is None:
-        return  # the default
-    try:
-        groups = mtst.layerwise_lr_groups(small.model(), **{name: value})
-    except (TypeError, ValueError) as error:
-        message = str(error)
-    else:
-        message = f"{name} must be"
-        assert all(0 < group["lr"] <= 1 and 0 <= group["weight_decay"] < 1 for group in groups)
-    assert f"{name} must be" in message
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(
-    labels=st.lists(
-        st.one_of(st.text(max_size=3), st.none(), st.floats(), st.integers()), max_size=4
-    ),
-    weight=ANYTHING,
-)
-def test_any_task_is_taken_or_refused_clearly(labels, weight):
-    try:
-        task = mtst.Task("a", labels, weight)
-    except (TypeError, ValueError) as error:
-        message = str(error)
-    else:
-        message = "Task 'a'"
-        assert task.encode(list(task.labels)).tolist() == list(range(len(labels)))
-        assert 0 < task.weight < float("inf")
-    assert "Task 'a'" in message
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(sentences=st.lists(st.one_of(st.text(max_size=20), st.none(), st.integers()), max_size=5))
-def test_any_sentences_are_embedded_or_refused_by_position(sentences):
-    encoder = mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer())
-    wrong = [i for i, sentence in enumerate(sentences) if not isinstance(sentence, str)]
-    if wrong:
-        with pytest.raises(TypeError, match=rf"sentences\[{wrong[0]}\] must be a string"):
-            encoder.encode(sentences)
-    else:
-        embeddings = encoder.encode(sentences)
-        assert embeddings.shape == (len(sentences), 32)
-        assert np.isfinite(embeddings).all()
 
 
 def test_a_csv_with_a_byte_order_mark_is_read(tmp_path):

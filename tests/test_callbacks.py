@@ -102,11 +102,12 @@ def test_early_stopping_goes_on_from_a_checkpoint(tmp_path, monkeypatch, at):
         ]
 
     model, whole, again = (small.model() for _ in range(3))
+    options = {"epochs": 5, "batch_size": 32}  # two steps an epoch
     with pytest.raises(KeyboardInterrupt):
-        fit(model, FRAME, epochs=5, callbacks=callbacks(), checkpoint=tmp_path)
+        fit(model, FRAME, callbacks=callbacks(), checkpoint=tmp_path, **options)
     armed.clear()
-    expected = fit(whole, FRAME, epochs=5, callbacks=callbacks())
-    history = fit(again, FRAME, epochs=5, callbacks=callbacks(), checkpoint=tmp_path)
+    expected = fit(whole, FRAME, callbacks=callbacks(), **options)
+    history = fit(again, FRAME, callbacks=callbacks(), checkpoint=tmp_path, **options)
     assert history.step.tolist() == expected.step.tolist()
     assert same(whole.state_dict(), again.state_dict())
 
@@ -129,7 +130,7 @@ def test_parts_of_a_batch_add_up_to_it():
     results = []
     for parts in (1, 3, 100):
         model = small.model(dropout=0)
-        history = mtst.fit(model, frame, **OPTIONS, parts=parts)
+        history = mtst.fit(model, frame, **OPTIONS | {"epochs": 1, "parts": parts})
         results.append((history, torch.cat([p.detach().flatten() for p in model.parameters()])))
     for history, flat in results[1:]:
         assert history.loss.to_numpy() == pytest.approx(results[0][0].loss.to_numpy(), abs=1e-5)

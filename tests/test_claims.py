@@ -1,6 +1,7 @@
 """The ledger of claims follows from the committed runs, and whatever quotes it says the same."""
 
 import csv
+import functools
 import re
 from pathlib import Path
 
@@ -20,6 +21,11 @@ README = (ROOT / "README.md").read_text()
 QUOTES = list(csv.DictReader((Path(__file__).parent / "quotes.csv").read_text().splitlines()))
 
 
+# Hundreds of quotes stand in few files and rest on few studies: each is read once.
+tables, findings_of = functools.cache(claims._table), functools.cache(findings.findings)
+
+
+@functools.cache
 def text_of(path):
     if path.suffix == ".md":
         return path.read_text()
@@ -152,7 +158,7 @@ def of_the_runs_before(quote):
 
 
 def of_a_declared_study(quote):
-    found = findings.findings(quote["study"], quote["backbone"])
+    found = findings_of(quote["study"], quote["backbone"])
     same = found[["arm", "rival", "metric"]] == [quote[name] for name in ("arm", "rival", "metric")]
     row = found[same.all(axis=1) & (found.n == int(quote["n"]))].iloc[0]
     assert row.verdict != "unfinished"
@@ -160,7 +166,8 @@ def of_a_declared_study(quote):
 
 
 @pytest.mark.parametrize("quote", QUOTES, ids=lambda quote: f"{quote['file']}: {quote['quote']}")
-def test_a_quoted_number_follows_from_the_runs(quote):
+def test_a_quoted_number_follows_from_the_runs(quote, monkeypatch):
+    monkeypatch.setattr(claims, "_table", tables)
     measured = of_a_declared_study(quote) if quote["n"] else of_the_runs_before(quote)
     digits = len(re.match(r"[+−]?\d+\.?(\d*)", quote["quote"])[1])
     expected = formatted(measured, digits, quote["unit"] == "points")

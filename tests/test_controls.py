@@ -11,24 +11,6 @@ import pytest
 from mtst_utils.experiments import notebook
 
 
-def test_an_example_is_drawn_once_wherever_it_runs(monkeypatch):
-    drawn, shown = [], []
-    monkeypatch.setattr("IPython.display.display", lambda *things, **_: shown.extend(things))
-    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    assert (
-        notebook.control(lambda **values: drawn.append(values), {"decay": 0.95}, decay=[1, 0.95])
-        is None
-    )
-    assert (drawn, shown) == ([{"decay": 0.95}], [])
-    monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
-    assert (
-        notebook.control(lambda **values: drawn.append(values), {"decay": 0.95}, decay=[1, 0.95])
-        is None
-    )
-    assert drawn == [{"decay": 0.95}] * 2
-    assert [list(view) for view in shown] == [["application/vnd.jupyter.widget-view+json"]]
-
-
 def test_a_slider_and_a_field_draw_anew():
     drawn = []
     start, options = {"sentence": "one", "base_lr": 1}, {"base_lr": [1, 0.95]}
@@ -88,6 +70,7 @@ def test_harmless_words_stay():
 
 
 def test_few_sentences_are_lost(corpus):
-    left = notebook.presentable(corpus)
-    assert 0.95 < len(left) / len(corpus) < 0.98
+    some = corpus.sample(4000, random_state=0)
+    left = notebook.presentable(some)
+    assert 0.95 < len(left) / len(some) < 0.98
     assert left.columns.equals(corpus.columns)

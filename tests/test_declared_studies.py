@@ -206,6 +206,7 @@ def test_every_arm_runs_in_both_phases(tiny, name, monkeypatch):
     """At its first and its last settings, on few sentences, with a small search for probes."""
     monkeypatch.setattr(few_labels, "STRENGTHS", (0.01,))
     monkeypatch.setattr(few_labels, "SHORTLIST", 1)
+    monkeypatch.setattr(few_labels, "folds", functools.partial(common.folds, count=2))
     monkeypatch.setattr(common, "CURVE", 20)
     study = registry.STUDIES[name]
     n = min(study.seeds)
@@ -294,10 +295,11 @@ def test_folds_never_divide_a_group(tiny):
     assert 2 <= len(held) <= 7
 
 
-def test_the_probe_finds_the_layer_that_knows(tiny):
+def test_the_probe_finds_the_layer_that_knows(tiny, monkeypatch):
     """Four layers of noise, and a label in one of them: cross-validation on the training rows alone
     finds it.
     """
+    monkeypatch.setattr(few_labels, "STRENGTHS", (0.01,))
     frame, rng = tiny[tiny.split == "train"][:60], np.random.default_rng(0)
     x = rng.normal(size=(60, 4, 8))
     x[:, 1, :3] += 3 * np.eye(3)[common.codes(frame.sentiment, "sentiment")]

@@ -410,8 +410,7 @@ def test_lines_of_either_kind():
     assert corpora._rows(files, "any") == [["1", "a "], ["2", "X"]]
 
 
-def test_human_ratings_are_numbered_and_read_from_the_folder_asked_for(tmp_path, monkeypatch):
-    assert mtst.load_human_ratings().index.is_unique
+def test_human_ratings_are_read_from_the_folder_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(corpora, "_fetch", lambda archive: archive.write_bytes(b"another"))
     with pytest.raises(mtst.CorpusNotAvailable, match="not the published archive"):
         mtst.load_human_ratings(tmp_path)

@@ -34,8 +34,8 @@ def peer(encoder):
 
 
 def test_same_numbers_as_sentence_transformers(encoder, peer, corpus):
-    texts = [*corpus.text.sample(60, random_state=0), *TEXTS, "one two three " * 200]
-    with pytest.warns(UserWarning, match="1 of 68 sentences are longer than max_length=256"):
+    texts = [*corpus.text.sample(20, random_state=0), *TEXTS, "one two three " * 200]
+    with pytest.warns(UserWarning, match="1 of 28 sentences are longer than max_length=256"):
         ours = encoder.encode(texts)
     assert np.abs(unit(ours) - peer.encode(texts)).max() < 1e-6
 
@@ -75,7 +75,8 @@ def test_chunks_are_joined(tiny_encoder, monkeypatch):
 
 
 def test_bfloat16_is_close(encoder, corpus):
-    texts = corpus.text.sample(40, random_state=1).tolist()
+    # Few: it takes long where bfloat16 is not in hardware.
+    texts = corpus.text.sample(8, random_state=1).tolist()
     cosine = (unit(encoder.encode(texts)) * unit(encoder.encode(texts, precision="bfloat16"))).sum(
         1
     )

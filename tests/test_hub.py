@@ -315,12 +315,18 @@ def test_a_cache_of_ones_own_and_no_request_at_all(hub, tmp_path):
 def test_a_model_in_a_subfolder(hub, tmp_path):
     shutil.copytree(hub.new, tmp_path / "repository" / "inner")
     shutil.copytree(hub.old, tmp_path / "repository" / "other")
+    dense = tmp_path / "repository" / "inner" / "2_Dense"  # what from_pretrained will want besides
+    dense.mkdir()
+    for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
+        (dense / name).write_bytes(name.encode())  # of different content: else fetched once
     hub.publish("tiny/nested", tmp_path / "repository")
     got = hub.first.load("tiny/nested", subfolder="inner")
     assert got["weights"] == weights(hub.new)
     assert got["source"] == f"tiny/nested@{commit(tmp_path / 'repository')}"
     fetched = {file for hub_id, file, _ in hub.sent if hub_id == "tiny/nested"}
     assert "inner/model.safetensors" in fetched
+    assert {f"inner/2_Dense/{name}" for name in ("config.json", "model.safetensors")} <= fetched
+    assert "inner/2_Dense/pytorch_model.bin" not in fetched
     assert "other/model.safetensors" not in fetched
     assert "no model.safetensors" in hub.first.load("tiny/nested")["error"]
 

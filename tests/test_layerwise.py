@@ -1,5 +1,6 @@
 """The experiments of notebook 04, on a tiny backbone: what they measure is what they are called."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -141,10 +142,11 @@ def test_committed_grids_are_whole():
         assert np.isfinite(rows.value).all()
 
 
-def test_counts_in_notebook_4_follow_from_the_grids():
+def test_counts_in_notebook_4_follow_from_the_grids(monkeypatch):
     """What is said there without an interval: how many cells are clear of decay 1, and how far the
     base rate moves a score.
     """
+    monkeypatch.setattr(results, "load", functools.cache(results.load))  # for all cells
     notebook = next((Path(__file__).parent.parent / "notebooks").glob("04_*.ipynb")).read_text()
     grids = ("layerwise_many", "layerwise_few")
     cells = {

@@ -2,12 +2,10 @@
 
 import copy
 
-import numpy as np
 import pytest
 import small
 import torch
-from peft import LoraConfig, get_peft_model
-from sentence_transformers import SentenceTransformer
+from peft import LoraConfig
 
 import mtst_utils as mtst
 
@@ -55,22 +53,6 @@ def test_adapters_learn_and_the_base_stays(model, callbacks):
     }
 
 
-def test_saved_merged_and_opened_by_both(model, tmp_path):
-    fit(model)
-    expected = model.encoder.encode(TEXTS)
-    assert not np.allclose(expected, small.model().encoder.encode(TEXTS), atol=1e-4)
-    model.save_pretrained(tmp_path)
-    again = mtst.MultiTaskModel.from_pretrained(tmp_path)
-    assert np.allclose(again.encoder.encode(TEXTS), expected, atol=1e-5)
-    assert again.predict(TEXTS).animal.tolist() == model.predict(TEXTS).animal.tolist()
-    assert not any("lora" in name for name in again.state_dict())
-    opened = SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
-    assert np.allclose(opened, expected, atol=1e-5)
-    assert any(
-        "lora" in name for name in model.state_dict()
-    )  # the caller's goes on with its adapters
-
-
 def test_interrupted_training_goes_on_exactly(model, tmp_path):
     whole, second = copy.deepcopy(model), copy.deepcopy(model)
     armed = [True]
@@ -88,11 +70,3 @@ def test_interrupted_training_goes_on_exactly(model, tmp_path):
     assert all(
         torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True)
     )
-
-
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # peft's own
-def test_a_wrapped_backbone_is_refused_at_once():
-    backbone = small.model().encoder.backbone
-    wrapped = get_peft_model(backbone, LoraConfig(r=4, target_modules=["query"]))
-    with pytest.raises(TypeError, match="backbone must be of type PreTrainedModel; got PeftModel"):
-        mtst.SentenceEncoder(wrapped, small.model().encoder.tokenizer)

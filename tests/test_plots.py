@@ -34,9 +34,15 @@ HISTORY = pd.DataFrame(
 GRID = pd.DataFrame(
     [[0.1, 0.2], [0.3, 0.4]], index=pd.Index([1, 0.5], name="decay"), columns=[1e-4, 1e-3]
 )
+DOTS = pd.DataFrame(
+    {"name": ["p", "p", "q"], "series": ["a", "a", "b"], "value": [50.0, 60.0, 70.0]}
+)
 DRAWN = {
-    "token_grid": ([["a", "b"], ["c", "[PAD]"]], [[1, 1], [1, 0]], "T"),
+    "sentence_to_vector": (["a", "b", "[PAD]"], [1, 1, 0], np.eye(3, 2), "T"),
     "similarity_heatmap": (np.eye(4), ["x", "x", "y", "y"], "T"),
+    "group_means": (np.eye(4), ["x", "x", "y", "y"], "T"),
+    "dumbbells": (pd.DataFrame({"a": [0.1, 0.2], "b": [0.3, 0.1]}, index=["p", "q"]), "T", "x"),
+    "seed_dots": (DOTS, "T", "x"),
     "similarity_map": (np.eye(4), ["a", "$5 and $6", "c" * 300, "電車"], "T"),
     "embedding_map": (np.arange(8).reshape(4, 2), ["x", "x", "y", "y"], "T"),
     "bars_with_intervals": (EFFECTS.rename(columns={"effect": "value"}), "T", "score"),
@@ -126,6 +132,43 @@ def test_intervals_are_drawn_as_given():
         tuple(segment[:, 0].round(3)) for bar in bars for segment in bar[2][0].get_segments()
     )
     assert ends == [(-0.1, 0.1), (0.05, 0.15)]
+
+
+def test_padding_has_no_part_in_the_embedding_that_is_drawn():
+    vectors = np.array([[1.0, -1.0], [0.0, 1.0], [9.0, 9.0]])
+    axes = plots.sentence_to_vector(["a", "b", "[PAD]"], [1, 1, 0], vectors, "T")
+    colors = [
+        patch.get_facecolor()
+        for patch in axes.patches
+        if isinstance(patch, plt.Rectangle) and patch.get_x() > 5
+    ]
+    expected = [plt.get_cmap("PuOr")(0.5 + mean / 18) for mean in (0.5, 0.0)]
+    assert np.allclose(colors, expected, atol=1e-6)
+    assert [t.get_text() for t in axes.texts if "×" in t.get_text()] == ["× 1", "× 1", "× 0"]
+
+
+def test_heatmap_has_the_most_typical_of_a_group_first():
+    similarities = np.array([[1, 0.1, 0.2], [0.1, 1, 0.3], [0.2, 0.3, 1]])
+    axes = plots.similarity_heatmap(similarities, ["x", "x", "x"], "T")
+    assert axes.images[0].get_array()[0].tolist() == [1, 0.3, 0.2]  # the third, second, first
+    mixed = plots.similarity_heatmap(np.eye(3) + 0.1, ["x", "y", "x"], "T")
+    assert [label.get_text() for label in mixed.get_yticklabels()] == ["x", "y"]
+
+
+def test_group_means_leave_out_a_sentence_with_itself():
+    similarities = np.array([[1, 0.4, 0.1], [0.4, 1, 0.2], [0.1, 0.2, 1], [0, 0, 0.6]])
+    similarities = np.column_stack([similarities, [0, 0, 0.6, 1]])
+    axes = plots.group_means(similarities, ["x", "x", "y", "y"], "T")
+    assert [t.get_text() for t in axes.texts] == ["0.40", "0.08", "0.08", "0.60"]
+
+
+def test_dots_are_the_runs_and_bars_their_means():
+    axes = plots.seed_dots(DOTS, "T", "x")
+    assert [part.get_offsets().data.tolist() for part in axes.collections] == [
+        [[50, 1], [60, 1]],
+        [[70, 0]],
+    ]
+    assert [t.get_text() for t in axes.texts] == ["55.0", "70.0"]
 
 
 def test_confusion_rows_are_the_truth():

@@ -124,7 +124,7 @@ def test_scores_over_nothing_and_over_the_same():
         (lambda: mtst.MultiLabelTask("w", ("a",)), "labels must be two or more"),
         (
             lambda: mtst.RegressionTask("r").encode([1, "many"]),
-            "task 'r', row 1: must be a number; got 'many'",
+            "task 'r', row 1: must be a finite number; got 'many'",
         ),
         (lambda: mtst.RegressionTask("r", weight=0), "weight must be a number above 0"),
         (lambda: mtst.RegressionTask("a.b"), "without a dot"),

@@ -5,6 +5,7 @@ Taught in notebooks 01 and 02; provenance and split in data/README.md.
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def load_sample_sentences():
 def load_triplets():
     """The 150 hand-written triplets: columns anchor, paraphrase, distractor. By word overlap the
     distractor is nearer to the anchor than the paraphrase, so that counting words picks the wrong
-    one. Taught in notebook 01, section 5.
+    one. Taught in notebook 01, section 4.
     """
     return pd.read_csv(DATA / "triplets.csv")
 
@@ -95,10 +96,9 @@ def _archive(folder):
     folder = DATA / "rated_sentences" if folder is None else Path(folder)
     archive = folder / ARCHIVE
     if not archive.is_file():
-        print(
-            f"Fetching the rated-sentences corpus (2.4 MB, once) into {folder.name}/ ...",
-            flush=True,
-        )
+        # Not printed: it would stay in a notebook that is run in a fresh clone and saved.
+        notice = "Fetching the rated-sentences corpus (2.4 MB, once) into %s"
+        logging.getLogger(__name__).info(notice, folder)
         _fetch(archive)
     if sha256(archive) != ARCHIVE_SHA256:
         raise CorpusNotAvailable(

@@ -95,57 +95,85 @@ def _width(names):
     return 6.3 + 0.085 * max(map(len, names))
 
 
-def token_grid(tokens, mask, title, ax=None):
-    """A padded batch as a grid: tokens (a list of B lists of T strings), mask [B, T]; padding is
-    hatched.
+def sentence_to_vector(tokens, mask, vectors, title, ax=None):
+    """A padded sentence on its way to its embedding: tokens [T], mask [T], and the first N numbers
+    of each token's vector [T, N]. Padding is hatched; on the right stands the masked mean [N].
     """
-    rows, columns = len(tokens), len(tokens[0])
-    ax = _axes(ax, max(6, 0.72 * columns), 0.5 * rows + 0.6)
-    for row in range(rows):
-        for column in range(columns):
-            real = bool(mask[row][column])
-            ax.add_patch(
-                plt.Rectangle(
-                    (column, row),
-                    0.94,
-                    0.86,
-                    facecolor="#CFE3F1" if real else "white",
-                    edgecolor=GREY,
-                    hatch=None if real else "///",
-                    linewidth=0.6,
-                )
-            )
-            ax.text(
-                column + 0.47,
-                row + 0.43,
-                tokens[row][column],
-                ha="center",
-                va="center",
-                fontsize=9,
-                color="black" if real else GREY,
-                bbox=None if real else {"facecolor": "white", "edgecolor": "none", "pad": 1},
-            )
-    ax.set(xlim=(0, columns), ylim=(rows, 0), title=title)
+    real, vectors = np.asarray(mask, bool), np.asarray(vectors, float)
+    count, numbers = vectors.shape
+    limit, cell = np.abs(vectors).max(), 0.42
+    top = 2.5  # where the vectors begin, counted from above
+    ax = _axes(ax, 0.66 * (count + 6.2), 0.5 * (top + cell * numbers + 1.5))
+
+    def box(x, y, width, height, color, hatched=False):
+        style = {"edgecolor": GREY, "linewidth": 0.6, "hatch": "////" if hatched else None}
+        ax.add_patch(plt.Rectangle((x, y), width, height, facecolor=color, **style))
+
+    def shade(value, alpha):
+        return plt.get_cmap("PuOr")(0.5 + value / (2 * limit), alpha)
+
+    def column(x, values, hatched=False):
+        for row, value in enumerate(values):
+            box(x, top + cell * row, 0.92, cell, shade(value, 0.3 if hatched else 1), hatched)
+
+    def say(x, y, text, **how):
+        ax.text(x, y, text, **{"ha": "center", "va": "center", "fontsize": 10} | how)
+
+    for x, token in enumerate(tokens):
+        box(x, 0, 0.92, 0.8, "#CFE3F1" if real[x] else "white")
+        say(x + 0.46, 0.4, token, fontsize=9, color="black" if real[x] else GREY)
+        column(x, vectors[x], hatched=not real[x])
+        say(x + 0.46, top + cell * numbers + 0.5, f"× {int(real[x])}", color="black")
+    box(0, 1.15, count - 0.08, 0.95, "#EEEEEE")
+    say(count / 2, 1.62, "the backbone: every token looks at all real tokens")
+    column(count + 2.4, vectors[real].mean(0))
+    middle = top + cell * numbers / 2
+    arrow = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.5}
+    ax.annotate("", (count + 2.2, middle), (count + 0.1, middle), arrowprops=arrow)
+    say(count + 1.15, middle - 0.6, f"add up,\ndivide by {real.sum()}", va="bottom")
+    say(count + 2.86, top - 0.15, "embedding", va="bottom", fontweight="bold")
+    places = {
+        0.4: "tokens",
+        1.62: "backbone",
+        middle: f"a vector each\n({numbers} numbers\nof it shown)",
+        top + cell * numbers + 0.5: "mask",
+    }
+    for y, name in places.items():
+        say(-0.25, y, name, ha="right", color="#444444")
+    ax.set(xlim=(-2.2, count + 3.7), ylim=(top + cell * numbers + 1, -0.2), title=title)
     ax.axis("off")
     return ax
 
 
+def _by_group(groups):
+    """The names of groups in order of appearance, and the positions of each one's members."""
+    groups = np.asarray(groups)
+    names = list(dict.fromkeys(groups))
+    return names, [np.flatnonzero(groups == name) for name in names]
+
+
 def similarity_heatmap(similarities, groups, title, ax=None):
-    """Cosine similarities [N, N] of sentences ordered by group; groups: N names, equal ones
-    adjacent.
+    """Cosine similarities [N, N] of sentences in N named groups, a group beside the other; within
+    each, the sentence that is nearest to the rest of its group comes first.
     """
     ax = _axes(ax, 6.4, 5.4)
+    names, members = _by_group(groups)
+    order = np.concatenate(
+        [own[np.argsort(-similarities[np.ix_(own, own)].sum(1), kind="stable")] for own in members]
+    )
     # The diagonal is 1 and would leave the rest dark: the scale ends where 1 % of the pairs lie
     # above.
     top = np.percentile(similarities[~np.eye(len(similarities), dtype=bool)], 99)
-    image = ax.imshow(similarities, cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
-    names = list(dict.fromkeys(groups))
-    edges = np.cumsum([0, *(list(groups).count(name) for name in names)])
-    ax.set(
-        title=title,
-        xticks=(edges[:-1] + edges[1:] - 1) / 2,
-        yticks=(edges[:-1] + edges[1:] - 1) / 2,
+    image = ax.imshow(
+        similarities[np.ix_(order, order)],
+        cmap="viridis",
+        vmin=0,
+        vmax=top,
+        interpolation="nearest",
     )
+    edges = np.cumsum([0, *map(len, members)])
+    middles = (edges[:-1] + edges[1:] - 1) / 2
+    ax.set(title=title, xticks=middles, yticks=middles)
     ax.set_xticklabels(names, rotation=40, ha="right")
     ax.set_yticklabels(names)
     ax.tick_params(length=0)
@@ -153,6 +181,59 @@ def similarity_heatmap(similarities, groups, title, ax=None):
         ax.axhline(edge - 0.5, color="white", linewidth=1)
         ax.axvline(edge - 0.5, color="white", linewidth=1)
     ax.figure.colorbar(image, ax=ax, shrink=0.8, extend="max", label="cosine similarity")
+    return ax
+
+
+def group_means(similarities, groups, title, ax=None):
+    """The mean of the cosine similarities [N, N] for every two of the groups that N sentences are
+    in; the pairs of a sentence with itself are left out.
+    """
+    ax = _axes(ax, 5.6, 5.4)
+    names, members = _by_group(groups)
+    apart = np.where(np.eye(len(similarities), dtype=bool), np.nan, similarities)
+    means = np.array([[np.nanmean(apart[np.ix_(a, b)]) for b in members] for a in members])
+    ax.imshow(means, cmap="viridis", vmin=0, vmax=means.max())
+    for (row, column), mean in np.ndenumerate(means):
+        color = "white" if mean < 0.6 * means.max() else "black"
+        ax.text(column, row, f"{mean:.2f}", ha="center", va="center", color=color)
+    ax.set(title=title, xticks=range(len(names)), yticks=range(len(names)))
+    ax.set_xticklabels(names, rotation=40, ha="right")
+    ax.set_yticklabels(names)
+    ax.tick_params(length=0)
+    return ax
+
+
+def dumbbells(table, title, xlabel, ax=None):
+    """Two values a row, joined by a line: the index names the rows, the two columns the values."""
+    ax = _axes(ax, _width(table.index), 0.36 * len(table) + 1.3)
+    position = np.arange(len(table))[::-1]
+    ax.hlines(position, table.min(axis=1), table.max(axis=1), color=GREY, linewidth=1.5, zorder=1)
+    for name, color, marker in zip(table, COLORS, "os", strict=False):
+        ax.scatter(table[name], position, color=color, marker=marker, s=64, label=name)
+    ax.set(title=title, xlabel=xlabel, yticks=position, xlim=(0, 1))
+    ax.set_yticklabels(table.index)
+    ax.legend(loc="center left")
+    return ax
+
+
+def seed_dots(scores, title, xlabel, ax=None):
+    """Every run as a dot, the mean of its seeds as a bar with its value: scores has a row a run and
+    the columns name (a row of the figure), series (a colour) and value.
+    """
+    names = list(dict.fromkeys(scores["name"]))
+    series = scores.groupby("series")["value"].mean().sort_values().index  # as they lie, from left
+    ax = _axes(ax, _width(names), 0.62 * len(names) + 1.4)
+    for one, color in zip(series, COLORS, strict=False):
+        rows = scores[scores["series"] == one]
+        heights = [len(names) - 1 - names.index(name) for name in rows["name"]]
+        ax.scatter(rows["value"], heights, facecolor="none", edgecolor=color, s=44, label=one)
+        for name, mean in rows.groupby("name")["value"].mean().items():
+            height = len(names) - 1 - names.index(name)
+            ax.plot([mean, mean], [height - 0.22, height + 0.22], color=color, linewidth=2.5)
+            ax.text(mean, height + 0.25, f"{mean:.1f}", ha="center", va="bottom", fontsize=10)
+    ax.set(title=title, xlabel=xlabel, yticks=range(len(names)), ylim=(-0.5, len(names) - 0.3))
+    ax.set_yticklabels(names[::-1])
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
@@ -304,30 +385,6 @@ def forest(table, title, xlabel, ax=None):
     ax.axvline(0, color="black", linewidth=1)
     ax.set(title=title, xlabel=xlabel, yticks=position, ylim=(-0.6, len(table) - 0.4))
     ax.set_yticklabels(names)
-    return ax
-
-
-def headlines(table, title, xlabel):
-    """Effects in points, written out beside their verdicts, in large type: table has a row a
-    headline and the columns effect, low, high, verdict, mark (a sign behind the verdict, or "").
-    """
-    figure, ax = plt.subplots(figsize=(9, 0.58 * len(table) + 1.3), layout="none")
-    figure.subplots_adjust(left=0.41, right=0.73, top=0.9, bottom=0.12)
-    for position, row in enumerate(table.itertuples()):
-        color = VERDICT_COLORS[row.verdict]
-        errors = [[row.effect - row.low], [row.high - row.effect]]
-        ax.errorbar(
-            row.effect, position, xerr=errors, fmt="o", ms=9, lw=2.5, color=color, capsize=4
-        )
-        beside = {"transform": ax.get_yaxis_transform(), "va": "center", "color": color}
-        effect = f"{row.effect:+.1f}".replace("-", "−")
-        ax.text(1.2, position, effect, ha="right", weight="bold", fontsize=13, **beside)
-        ax.text(1.25, position, row.verdict + row.mark, fontsize=13, **beside)
-    ax.axvline(0, color="black", linewidth=1)
-    ax.set(yticks=range(len(table)), ylim=(len(table) - 0.5, -0.6))
-    ax.set_yticklabels(table.index, fontsize=13)
-    ax.set_xlabel(xlabel, fontsize=12)
-    figure.suptitle(title, fontsize=16, weight="bold", x=0.02, ha="left")
     return ax
 
 

@@ -20,6 +20,7 @@ import torch
 
 from mtst_utils.experiments import results
 from mtst_utils.precision import has_bfloat16
+from mtst_utils.threads import usable_threads
 
 KEYS = ["study", "phase", "backbone", "corpus", "n", "arm", "settings", "seed"]
 SCORES = [
@@ -89,7 +90,7 @@ def keep(row: dict, predictions: dict[str, np.ndarray] | None = None) -> None:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = {
-        "device": f"{device.type} x {torch.get_num_threads()}",
+        "device": f"{device.type} x {usable_threads()}",
         "precision": "bfloat16" if has_bfloat16(device) else "float32",
         "versions": " ".join(
             f"{p} {metadata.version(p)}" for p in ("torch", "transformers", "scikit-learn")

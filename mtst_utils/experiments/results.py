@@ -16,6 +16,7 @@ from mtst_utils.experiments.corpora import DATA
 from mtst_utils.experiments.intervals import t_interval
 from mtst_utils.packaged_weights import DEFAULT
 from mtst_utils.precision import has_bfloat16
+from mtst_utils.threads import usable_threads
 
 RESULTS = DATA / "results"
 COLUMNS = (
@@ -92,7 +93,7 @@ def append(study, backbone, setting, seed, n, metrics, seconds):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = [
         f"{seconds:.1f}",
-        f"{device.type} x {torch.get_num_threads()}",
+        f"{device.type} x {usable_threads()}",
         "bfloat16" if has_bfloat16(device) else "float32",
         " ".join(f"{p} {metadata.version(p)}" for p in ("torch", "transformers", "scikit-learn")),
         _commit(),

@@ -1,0 +1,187 @@
+"""Shared and odd machines: a quota, few processors, other jobs, JupyterLab, a folder that cannot be
+written to.
+"""
+
+import contextlib
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import environment
+import nbformat
+import pytest
+import torch
+
+import mtst_utils as mtst
+from mtst_utils import threads
+
+ROOT = Path(__file__).parents[1]
+V1 = "9:name=systemd:/\n4:cpu,cpuacct:{path}\n3:cpuset:/\n"
+
+
+@pytest.fixture
+def own_threads():
+    """torch's number of threads is as it was, after the test."""
+    number = torch.get_num_threads()
+    yield
+    torch.set_num_threads(number)
+
+
+def groups(folder, own, files):
+    """As /proc/self/cgroup and /sys/fs/cgroup."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "own").write_text(own)
+    return folder / "own", folder
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "processors"),
+    [
+        ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),  # a container with a view of its own
+        ("0::/\n", {"cpu.max": "max 100000\n"}, math.inf),
+        ("0::/\n", {}, math.inf),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/a/b\n", {"a/b/cpu.max": "50000 100000\n", "a/cpu.max": "400000 100000\n"}, 0.5),
+        ("0::/docker/12ab\n", {"cpu.max": "300000 100000\n"}, 3),  # the host's path
+        ("0::/../other\n", {"cpu.max": "300000 100000\n"}, 3),
+        ("0::/a\n", {"a/cpu.max": ""}, math.inf),
+        (
+            V1.format(path="/a/b"),
+            {"cpu,cpuacct/a/cpu.cfs_quota_us": "250000", "cpu,cpuacct/a/cpu.cfs_period_us": "1e5"},
+            math.inf,  # no whole number: not understood
+        ),
+        (
+            V1.format(path="/a/b"),
+            {
+                "cpu,cpuacct/a/b/cpu.cfs_quota_us": "-1\n",
+                "cpu,cpuacct/a/b/cpu.cfs_period_us": "100000\n",
+                "cpu,cpuacct/a/cpu.cfs_quota_us": "250000\n",
+                "cpu,cpuacct/a/cpu.cfs_period_us": "100000\n",
+                "cpuset/cpu.cfs_quota_us": "100000\n",  # of another controller
+                "cpuset/cpu.cfs_period_us": "100000\n",
+            },
+            2.5,
+        ),
+    ],
+)
+def test_a_containers_quota(tmp_path, own, files, processors):
+    assert threads.quota(*groups(tmp_path, own, files)) == processors
+
+
+def test_no_control_groups(tmp_path):
+    assert threads.quota(tmp_path / "none", tmp_path) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("quota", "before", "usable"),
+    [(0.5, 4, 1), (1.5, 4, 2), (3, 4, 3), (4, 4, 4), (8, 4, 4), (math.inf, 4, 4), (2, 1, 1)],
+)
+def test_threads_are_lowered_never_raised(own_threads, monkeypatch, caplog, quota, before, usable):
+    monkeypatch.setattr(threads, "_own_quota", lambda: quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    threads._log_once.cache_clear()
+    torch.set_num_threads(before)
+    for _ in range(2):
+        with contextlib.suppress(InterruptedError), threads.within_quota():
+            assert torch.get_num_threads() == usable
+            raise InterruptedError
+        assert torch.get_num_threads() == before
+    said = [f"torch has {before} threads, and this process may use {usable}: it uses {usable}"]
+    assert caplog.messages == (said if usable < before else [])  # once
+
+
+def test_where_there_are_no_affinities(monkeypatch):
+    monkeypatch.setattr(threads, "_own_quota", lambda: math.inf)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert threads.usable_threads() == torch.get_num_threads()
+
+
+def test_fit_and_encode_keep_within_the_quota(own_threads, monkeypatch, tiny_encoder):
+    monkeypatch.setattr(threads, "_own_quota", lambda: 1.0)
+    frame, seen = mtst.load_sample_sentences()[::8], []
+    model = mtst.MultiTaskModel(tiny_encoder, [mtst.Task("topic", sorted(set(frame.topic)))])
+    model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    tiny_encoder.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    mtst.fit(model, frame, frame, epochs=1, progress=False)
+    tiny_encoder.encode(frame.text)
+    model.predict(frame.text)
+    assert torch.get_num_threads() == 2
+    assert len(seen) >= 5
+    assert set(seen) == {1}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinities here")
+def test_one_processor_of_several():
+    code = """
+import os, torch
+from mtst_utils import threads
+torch.set_num_threads(2)
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+print(threads.usable_threads(), torch.get_num_threads())
+"""
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "1 2\n"
+
+
+def test_the_tests_take_no_more_threads_than_the_quota(own_threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    torch.set_num_threads(2)
+    monkeypatch.setattr(threads, "_own_quota", lambda: 1.0)
+    environment.pytest_configure()
+    assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (1, "1")
+
+
+# What JupyterLab and its kernel give a process that is started from a cell.
+LAB = {
+    "JPY_SESSION_NAME": "/notebooks/04_layer_wise_learning_rates.ipynb",
+    "JPY_PARENT_PID": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "FORCE_COLOR": "1",
+    "CLICOLOR": "1",
+    "CLICOLOR_FORCE": "1",
+    "TERM": "xterm-color",
+    "PAGER": "cat",
+    "GIT_PAGER": "cat",
+}
+# A notice on stderr is not compared, and the kernel is not told that it shows a page with controls.
+CELL = """import os, sys
+print("a notice", file=sys.stderr)
+print(os.environ["OMP_WAIT_POLICY"], "JPY_SESSION_NAME" in os.environ)"""
+
+
+def test_any_notebook_alone_from_jupyterlab(tmp_path):
+    """By the settings of pyproject.toml alone: a notebook has no conftest.py of ours."""
+    printed = nbformat.v4.new_output("stream", text="passive False\n")
+    cell = nbformat.v4.new_code_cell(CELL, outputs=[printed], execution_count=1)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "alone.ipynb")
+    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml"]
+    command += ["-p", "no:cacheprovider", tmp_path / "alone.ipynb"]
+    told = LAB | {"OMP_DISPLAY_ENV": "true", "OMP_WAIT_POLICY": "active"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | told, capture_output=True, text=True
+    )
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    if sys.platform.startswith("linux"):  # what torch's threads go by, in its library's own words
+        assert re.search(r"OMP_WAIT_POLICY\s*=\s*'?PASSIVE", done.stderr), done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="not even root writes to /proc")
+def test_a_folder_that_cannot_be_written_to(monkeypatch, tiny_encoder):
+    monkeypatch.chdir("/proc")
+    frame = mtst.load_sample_sentences()[::8]
+    model = mtst.MultiTaskModel(tiny_encoder, [mtst.Task("topic", sorted(set(frame.topic)))])
+    options = {"epochs": 1, "progress": False}
+    assert len(mtst.fit(model, frame, frame, **options)) == 1  # nothing must be written
+    assert len(model.predict(frame.text)) == len(frame)
+    with pytest.raises(ValueError, match=r"checkpoint must be a folder that can be written to"):
+        mtst.fit(model, frame, checkpoint="run", **options)
+    with pytest.raises(OSError, match="mine"):
+        model.save_pretrained("mine")
+    message = "The corpus could not be written: .*/proc/mine.*or name a folder that can be written"
+    with pytest.raises(mtst.CorpusNotAvailable, match=message):
+        mtst.load_rated_sentences("/proc/mine")
