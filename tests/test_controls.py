@@ -81,6 +81,7 @@ def test_a_source_is_the_code_that_runs_and_can_be_folded():
         return 1
 
     source = notebook.show_source(shown).data
-    assert source.startswith("```python\n") and "return 1" in source
+    assert source.startswith("```python\n")
+    assert "return 1" in source
     folded = notebook.show_source(shown, folded="Click").data
     assert folded == f"<details><summary>Click</summary>\n\n{source}\n\n</details>"
