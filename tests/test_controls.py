@@ -74,3 +74,14 @@ def test_few_sentences_are_lost(corpus):
     left = notebook.presentable(some)
     assert 0.95 < len(left) / len(some) < 0.98
     assert left.columns.equals(corpus.columns)
+
+
+def test_a_source_is_the_code_that_runs_and_can_be_folded():
+    def shown():
+        return 1
+
+    source = notebook.show_source(shown).data
+    assert source.startswith("```python\n")
+    assert "return 1" in source
+    folded = notebook.show_source(shown, folded="Click").data
+    assert folded == f"<details><summary>Click</summary>\n\n{source}\n\n</details>"

@@ -166,3 +166,8 @@ def test_counts_in_notebook_4_follow_from_the_grids(monkeypatch):
     )
     spread = [100 * np.ptp(layer_rates.grid(study, "sentiment macro F1").loc[1]) for study in grids]
     assert f"by {spread[0]:.0f} points on 4,000 sentences and by {spread[1]:.0f} on 200" in notebook
+    for study in grids:  # "at 0.95 no interval is clear of zero", upside down against right way up
+        for metric in cells:
+            name = "decay 0.95, rate 0.0002"
+            found = results.paired(study, name, f"upside down, {name}", metric)
+            assert found["low"] < 0 < found["high"]

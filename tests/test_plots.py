@@ -84,6 +84,18 @@ DRAWN = {
         "x",
         "y",
     ),
+    "effects_by_seed": (
+        pd.DataFrame({"x": ["a", "a", "b", "b"], "series": "one", "value": [1, 2, -1, 1]}),
+        "T",
+        "x",
+        "y",
+    ),
+    "rule_and_measured": (
+        pd.DataFrame({"decay 0.5": [0.5, 1]}, index=["embeddings", "block 0"]),
+        {"decay 0.5": [[0.4, 0.6], [1.0, 1.1]]},
+        "T",
+        "x",
+    ),
 }
 
 
@@ -255,3 +267,26 @@ def test_layer_rates_has_the_input_at_the_bottom():
     ]
     assert axes.get_ylim()[0] < axes.get_ylim()[1]
     assert axes.lines[0].get_xdata().tolist() == [1e-5, 1e-4, 1e-3]
+
+
+def test_effects_by_seed_show_every_seed_and_their_mean():
+    seeds = pd.DataFrame({"x": ["a"] * 3, "series": "one", "value": [1, 2, 6]})
+    axes = plots.effects_by_seed(seeds, "T", "x", "y")
+    assert axes.lines[0].get_ydata().tolist() == [1, 2, 6]
+    bar = axes.containers[0]
+    assert bar[0].get_ydata().tolist() == [3]
+    low, high = bar[2][0].get_segments()[0][:, 1]
+    assert (low + high) / 2 == pytest.approx(3)
+    assert high - low == pytest.approx(2 * 4.3027 * 7**0.5 / 3**0.5, rel=1e-4)  # t(2), sd of 7
+    assert axes.get_legend() is None
+    two = pd.concat([seeds, seeds.assign(series="two")])
+    legend = plots.effects_by_seed(two, "T", "x", "y").get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["one", "two"]
+
+
+def test_measured_dots_stand_at_their_layer():
+    axes = plots.rule_and_measured(*DRAWN["rule_and_measured"])
+    line, seeds = axes.lines
+    assert line.get_xdata().tolist() == [0.5, 1]
+    assert seeds.get_xydata().tolist() == [[0.4, 0], [0.6, 0], [1.0, 1], [1.1, 1]]
+    assert [name.get_text() for name in axes.get_yticklabels()] == ["embeddings", "block 0"]

@@ -35,13 +35,16 @@ def presentable(frame, column="text"):
     return frame[~frame[column].str.contains(UNFIT)]
 
 
-def show_source(*things):
+def show_source(*things, folded=""):
     """The source of functions and classes as a cell's output: the code that runs, not a copy of
-    it.
+    it. folded: a line to click on, below which it is hidden until then.
     """
     from IPython.display import Markdown
 
-    return Markdown("```python\n" + "\n\n".join(map(inspect.getsource, things)) + "```")
+    source = "```python\n" + "\n\n".join(map(inspect.getsource, things)) + "```"
+    if folded:
+        source = f"<details><summary>{folded}</summary>\n\n{source}\n\n</details>"
+    return Markdown(source)
 
 
 def control(draw, start, **options):

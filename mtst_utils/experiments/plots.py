@@ -697,3 +697,47 @@ def bands(table, title, xlabel, ylabel, log=False, ax=None):
         ax.set_xticks(table["x"].unique(), [f"{x:,}" for x in table["x"].unique()])
     ax.legend()
     return ax
+
+
+def effects_by_seed(table, title, xlabel, ylabel, ax=None):
+    """Effects by seed around a zero line: every seed a pale dot, over them the mean with its 95 %
+    t interval. table has a row a seed and the columns x (a name), series, value.
+    """
+    from mtst_utils.experiments.intervals import t_interval
+
+    ax = _axes(ax, 7.2, 3.6)
+    names, series = (list(dict.fromkeys(table[column])) for column in ("x", "series"))
+    for i, (color, marker, one) in enumerate(zip(COLORS, "osD^", series, strict=False)):
+        beside = 0.22 * (i - (len(series) - 1) / 2)
+        for j, name in enumerate(names):
+            values = table[(table.series == one) & (table.x == name)]["value"].to_numpy(float)
+            spread = np.linspace(-0.05, 0.05, len(values))
+            ax.plot(j + beside + spread, values, marker, color=color, alpha=0.3, ms=5, mew=0)
+            mean, low, high = t_interval(values)
+            errors = [[mean - low], [high - mean]]
+            bar = {"fmt": marker, "color": color, "ms": 8, "lw": 2, "capsize": 4}
+            ax.errorbar(j + beside, mean, yerr=errors, label=None if j else one, **bar)
+    ax.axhline(0, color="black", linewidth=1)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xlim=(-0.5, len(names) - 0.5))
+    ax.set_xticks(range(len(names)), names)
+    if len(series) > 1:
+        ax.legend()
+    return ax
+
+
+def rule_and_measured(rule, measured, title, xlabel, ax=None):
+    """What a rule says of every layer as a line, and what was measured as dots, a dot a seed; the
+    input is at the bottom. rule: a row a layer, a column a setting; measured: {setting: [layers,
+    seeds]}.
+    """
+    ax = _axes(ax, 7.6, 0.4 * len(rule) + 1.4)
+    for color, marker, (name, ratios) in zip(COLORS, "osD^vPX*", rule.items(), strict=False):
+        ax.plot(ratios, range(len(rule)), color=color, linewidth=1.5, label=f"{name}, the rule")
+        seeds = np.asarray(measured[name], float)
+        heights = np.repeat(np.arange(len(rule)), seeds.shape[1])
+        marks = {"color": color, "alpha": 0.5, "ms": 6, "mew": 0, "label": f"{name}, measured"}
+        ax.plot(seeds.ravel(), heights, marker, **marks)
+    ax.set(title=title, xlabel=xlabel, xlim=(0, None))
+    ax.set_yticks(range(len(rule)), rule.index)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
