@@ -121,7 +121,8 @@ def test_headlines_are_rows_of_the_ledger():
         same = LEDGER[(LEDGER.number == number) & (LEDGER.arm == arm) & (LEDGER.n == n)].iloc[0]
         assert (row.effect, row.low, row.high) == (same.effect, same.low, same.high)
         assert row.verdict == same.row_verdict
-        assert bool(row.mark) == (same.tuned == "no")
+        assert ("°" in row.mark) == (same.tuned == "no")
+        assert ("†" in row.mark) == (str(same.survives) == "False")
     assert sum(shown.low > 0) <= 2  # "Little of the popular advice gains anything here"
     texts = [text.get_text() for text in headlines.figure().texts]
     assert {"+6.1", "−11.9", "no difference"} <= set(texts)

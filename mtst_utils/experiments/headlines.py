@@ -25,7 +25,8 @@ ADVICE = {  # in plain words: the ledger's claim, arm and number of training sen
 
 def headlines() -> pd.DataFrame:
     """One row a piece of advice: the ledger's effect, low, high (points of the score), verdict of
-    that comparison alone, mark (° where not every arm was tuned).
+    that comparison alone, mark (° where not every arm was tuned,
+    † where a clear sign is one no longer under Holm's correction over the ledger).
     """
     ledger = claims.ledger()
     ledger = ledger[ledger.backbone == DEFAULT].set_index(["number", "arm", "n"]).sort_index()
@@ -33,6 +34,7 @@ def headlines() -> pd.DataFrame:
     found = pd.DataFrame([ledger.loc[[place]].iloc[0] for place in ADVICE.values()])
     assert (found.unit == "points").all()
     marks = found.tuned.map({"yes": "", "no": " °"})
+    marks += found.survives.map(lambda holds: " †" if str(holds) == "False" else "")
     found = found.assign(verdict=found.row_verdict, mark=marks)
     return found.set_axis(list(ADVICE))[["effect", "low", "high", "verdict", "mark"]]
 
