@@ -300,14 +300,18 @@ def early_stopping_by_an_error_takes_the_smallest(_):
 # Saving, loading
 
 
+def trains_and_comes_back(model, folder):
+    fit(model, checkpoint=folder / "run")
+    model.save_pretrained(folder / "model")
+    found = mtst.MultiTaskModel.from_pretrained(folder / "model")
+    assert found.predict(TEXTS).equals(model.predict(TEXTS))
+
+
 @report("huggingface/transformers#33807")
 def tasks_that_share_a_head(tmp_path):
     model = small.model()
     model.heads["letter"] = model.heads["animal"]
-    fit(model, checkpoint=tmp_path / "run")
-    model.save_pretrained(tmp_path / "model")
-    found = mtst.MultiTaskModel.from_pretrained(tmp_path / "model")
-    assert found.predict(TEXTS).equals(model.predict(TEXTS))
+    trains_and_comes_back(model, tmp_path)
 
 
 @report("huggingface/transformers#28293")
@@ -316,10 +320,7 @@ def a_tensor_that_is_not_contiguous(tmp_path):
     query = model.encoder.backbone.encoder.layer[0].attention.self.query
     query.weight.data = query.weight.data.t().contiguous().t()
     assert not query.weight.is_contiguous()
-    fit(model, checkpoint=tmp_path / "run")
-    model.save_pretrained(tmp_path / "model")
-    found = mtst.MultiTaskModel.from_pretrained(tmp_path / "model")
-    assert found.predict(TEXTS).equals(model.predict(TEXTS))
+    trains_and_comes_back(model, tmp_path)
 
 
 @report("huggingface/setfit#530")
