@@ -107,6 +107,12 @@ def encoder():
     return mtst.SentenceEncoder.from_pretrained()
 
 
+@pytest.fixture
+def float32(monkeypatch):
+    """As on a processor without bfloat16: "auto" is float32, for numbers that are compared."""
+    monkeypatch.setattr("mtst_utils.precision.has_bfloat16", lambda device: False)
+
+
 @pytest.fixture(scope="session")
 def corpus():
     return mtst.load_rated_sentences()

@@ -15,12 +15,19 @@ for name in ("JPY_SESSION_NAME", "MPLBACKEND"):
 
 
 def pytest_configure():
-    """No more threads than a container's quota allows, in the notebooks' own loops, too."""
+    """No more threads than a container's quota allows, shared among the workers, in the notebooks'
+    own loops, too.
+    """
     import torch
 
     from mtst_utils.threads import usable_threads
 
-    if (usable := usable_threads()) < torch.get_num_threads():
+    # As on a processor that has 16-bit arithmetic, or lacks it: what a machine decides by itself
+    # no test may depend on.
+    if wish := os.environ.get("MTST_TEST_BFLOAT16"):
+        torch.cpu.get_capabilities = lambda: {"avx512_bf16": wish == "yes"}
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if (usable := max(1, usable_threads() // workers)) < torch.get_num_threads():
         torch.set_num_threads(usable)
         os.environ["OMP_NUM_THREADS"] = str(usable)
 

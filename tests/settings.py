@@ -76,7 +76,7 @@ def outcome(threads, bfloat16, environment, jobs, notebooks="notebooks"):
             os.environ | environment | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
         )
         started = time.perf_counter()
-        command = [sys.executable, "-m", "pytest", "--color=no", notebooks]
+        command = [sys.executable, "-m", "pytest", "--color=no", "-n", "0", notebooks]
         # An older processor is slow by itself; beside other jobs the usual limit must do.
         command += [] if jobs else ["--nbval-cell-timeout=1800"]
         out = subprocess.run(

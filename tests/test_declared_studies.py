@@ -322,7 +322,7 @@ def test_rate_matched_means_that_the_mean_rate_is_the_same(tiny):
         assert (rates.max() / rates.min() == pytest.approx(decay**-3)) or decay == 1
 
 
-def test_converged_heads_say_what_the_probe_says(tiny, monkeypatch):
+def test_converged_heads_say_what_the_probe_says(tiny, float32, monkeypatch):
     monkeypatch.setattr(few_labels, "STRENGTHS", (0.01,))
     job = Job(DEFAULT, 80, 0, {})
     model, frame = common.new_model(None), common.training_rows(job)
@@ -371,7 +371,7 @@ def test_importance_is_where_the_first_task_looks(tiny):
     assert float(table[sorted(used)].sum()) > 0
 
 
-def test_weights_are_mixed_and_heads_refitted(tiny):
+def test_weights_are_mixed_and_heads_refitted(tiny, float32):
     model = common.new_model(None)
     start = [p.detach().clone() for p in model.encoder.parameters()]
     with torch.no_grad():

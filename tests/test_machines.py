@@ -160,7 +160,7 @@ def test_any_notebook_alone_from_jupyterlab(tmp_path):
     cell = nbformat.v4.new_code_cell(CELL, outputs=[printed], execution_count=1)
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "alone.ipynb")
     command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml"]
-    command += ["-p", "no:cacheprovider", tmp_path / "alone.ipynb"]
+    command += ["-n", "0", "-p", "no:cacheprovider", tmp_path / "alone.ipynb"]
     told = LAB | {"OMP_DISPLAY_ENV": "true", "OMP_WAIT_POLICY": "active"}
     done = subprocess.run(
         command, cwd=tmp_path, env=os.environ | told, capture_output=True, text=True

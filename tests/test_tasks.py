@@ -43,7 +43,7 @@ def fit(learner, table=FRAME, epochs=20):
 def test_all_kinds_learn_together_and_survive_saving(tmp_path):
     learner = model()
     history = fit(learner)
-    scores = mtst.evaluate(learner, FRAME).set_index("task")
+    scores = mtst.evaluate(learner, FRAME, precision="float32").set_index("task")
     assert scores.loc["letter", "accuracy"] > 0.95
     assert scores.loc["words", "accuracy"] > 0.95
     assert scores.loc["length", "r"] > 0.9

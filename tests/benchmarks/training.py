@@ -25,20 +25,25 @@ def new_model():
     return mtst.MultiTaskModel(mtst.SentenceEncoder.from_pretrained(), tasks)
 
 
-def ours(frame):
-    model = new_model()
+def with_torchs_dropout(model):
+    """The model with torch's own dropout, as a user of Trainer has it."""
+    for part in model.modules():
+        for name, layer in part.named_children():
+            if isinstance(layer, QuickDropout):
+                setattr(part, name, torch.nn.Dropout(layer.p))
+    return model
+
+
+def ours(frame, prepared=lambda model: model):
+    model = prepared(new_model())
     started = time.perf_counter()
     mtst.fit(model, frame, epochs=1, progress=False)
     return time.perf_counter() - started
 
 
 def trainer(frame, best, model=None, epochs=1, callbacks=()):
-    model = model or new_model()
+    model = with_torchs_dropout(model or new_model())
     started = time.perf_counter()
-    for part in model.modules():  # what a user of Trainer has: torch's own dropout
-        for name, layer in part.named_children():
-            if isinstance(layer, QuickDropout):
-                setattr(part, name, torch.nn.Dropout(layer.p))
     frame = TrainingData(model, frame, 32, seed=0)
     data = [
         {"input_ids": row, "labels": {task: int(y[i]) for task, y in frame.labels.items()}}
@@ -92,6 +97,7 @@ RUNS = {
     "HF Trainer, plain": after_warm_up(lambda frame: trainer(frame, best=False)),
     "HF Trainer, best": after_warm_up(lambda frame: trainer(frame, best=True)),
     "fit": after_warm_up(ours),
+    "fit, torch's dropout": after_warm_up(lambda frame: ours(frame, with_torchs_dropout)),
 }
 
 if __name__ == "__main__":
