@@ -128,8 +128,8 @@ def _settings_of(callback: object) -> list:
 class Checkpoint:
     """The state of a run in one safetensors file, which is replaced whole or not at all."""
 
-    def __init__(self, folder: str | os.PathLike | None, run, same_run: dict | None) -> None:
-        self.run, self.same_run, self.saved = run, same_run or {}, time.monotonic()
+    def __init__(self, folder: str | os.PathLike | None, run, identity: dict | None) -> None:
+        self.run, self.identity, self.saved = run, identity or {}, time.monotonic()
         self.path: Path | None = None
         if folder is None:
             return
@@ -164,7 +164,7 @@ class Checkpoint:
                 tensors[f"callback.{i}.{name}"] = torch.as_tensor(value)
         schedule = {k: v for k, v in run.scheduler.state_dict().items() if k != "lr_lambdas"}
         facts = {
-            "same_run": self.same_run,
+            "identity": self.identity,
             "step": run.step,
             "stop": run.stop,
             "history": run.history,
@@ -193,9 +193,9 @@ class Checkpoint:
         if self.path is None or not self.path.is_file():
             return
         facts, tensors = self._read()
-        if facts["same_run"] != self.same_run:
-            before = facts["same_run"]
-            changed = [key for key in self.same_run if before.get(key) != self.same_run[key]]
+        before = facts.get("identity", {})
+        if before != self.identity:
+            changed = [key for key in self.identity if before.get(key) != self.identity[key]]
             raise ValueError(
                 f"{self.path} is of another run ({', '.join(changed)} differ): "
                 "delete it, or choose another folder"

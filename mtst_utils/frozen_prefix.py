@@ -6,6 +6,7 @@ Taught in notebook 03, section 3.
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import cached_property
 
 import psutil
 import torch
@@ -43,10 +44,15 @@ class FrozenPrefix:
     ) -> None:
         self.model, self.ids, self.autocast = model, ids, autocast
         self.kind = model.encoder.backbone.config.model_type
-        self.stack = layer_stack(model.encoder.backbone) if self.kind in LAYOUTS else LayerStack()
         self.depth = 0
         self.cached: Tensor | list[Tensor] | None = None
         self.batch: tuple[list[int], Tensor] = [], torch.empty(0)
+
+    @cached_property
+    def stack(self) -> LayerStack:
+        """The backbone's layers; none where its layout is not stated."""
+        known = self.kind in LAYOUTS
+        return layer_stack(self.model.encoder.backbone) if known else LayerStack()
 
     def update(self, worth_it: bool) -> None:
         """Fill the cache if something is frozen, and it pays.

@@ -60,17 +60,21 @@ def fit(
 
     train, valid: frames with the column text and one column of labels per task (None: no label).
     batch_size: sentences a step, over all processes. parts: forward passes that a step's sentences
-        are cut into; more need less memory, and change nothing else (gradient accumulation).
+        are cut into; more need less memory, and but for the masks of dropout they change nothing
+        (gradient accumulation).
     optimizer: default `default_optimizer(model)`. scheduler: gets it and the number of steps;
         default `warmup_linear`, up over the first tenth of the steps, then down to 0.
     clip_norm: the longest a gradient may be. seed: order and dropout; the same one gives the same
         weights. callbacks: see `Callback`. precision: "auto" (bfloat16 where the hardware has it),
         "float32", "bfloat16".
     checkpoint: a folder; the run's state is written there, and if it holds one of the same run,
-        training goes on from it. acceleration: False leaves out what only makes it faster.
-    The model is changed by being trained, and in no other way, also when this is interrupted.
-    Raises ValueError for a missing column, an unknown label, an empty frame; FloatingPointError for
-    a loss that is not a number. Taught in notebook 02, section 5.
+        training goes on from it. acceleration: False computes frozen layers anew in each step
+        instead of remembering what comes out of them; the losses are the same.
+    The model is changed by being trained (and moved to the device it is trained on), and in no
+    other way, also when this is interrupted.
+    Raises ValueError for a missing column, an unknown label, an empty frame, the checkpoint of
+    another run; TypeError for what is no scheduler or callback; FloatingPointError for a loss that
+    is not a number. Taught in notebook 02, section 5.
     """
     options = epochs, batch_size, parts, seed, clip_norm
     epochs, batch_size, parts, seed, clip_norm = checked_options(*options, callbacks, optimizer)
@@ -80,16 +84,16 @@ def fit(
     data = TrainingData(model, train, batch_size, seed, **division, valid=valid)
     how = precision, clip_norm, acceleration
     run = Run(model, optimizer, scheduler, epochs, data, processes, callbacks, *how)
-    same_run = None
+    identity = None
     if checkpoint is not None:
         settings = {"epochs": epochs, "batch_size": batch_size, "parts": parts, "seed": seed}
         settings |= {"processes": processes.size}
-        same_run = fingerprint(run, valid, **settings)
+        identity = fingerprint(run, valid, **settings)  # of weights, data and all settings
 
     with run.training_mode():
         run.notify("on_start")
-        state = Checkpoint(checkpoint, run, same_run)
-        state.load()  # of an interrupted run: its weights, moments, rates, step and callbacks
+        state = Checkpoint(checkpoint, run, identity)  # does nothing without a folder
+        state.load()  # of an interrupted run: weights, moments, rates, step, history, callbacks
         run.show_progress(progress)
         for epoch in range(run.step // data.steps_per_epoch, epochs):
             if run.stop:
@@ -102,10 +106,10 @@ def fit(
                 step(run, batch)
                 run.notify("on_step")
                 if run.stop or batch.is_last:
-                    break
+                    break  # saved below, after validation
                 state.save_now_and_then()
             if valid is not None:
-                run.validate(valid)
+                run.validate(valid)  # all of it in every process, so that all stop at once
             run.notify("after_epoch")
             state.save()
         run.notify("on_end")
@@ -116,17 +120,18 @@ def step(run: "Run", batch: Batch) -> None:
     """One step: forward, loss, backward, clip, optimizer, schedule."""
     run.begin_step()
     totals: dict[str, Tensor] = {}
-    for part in batch.parts:
+    for part in batch.parts:  # this process's, never empty
         output = run.forward(part)
         losses, loss = run.part_of_batch(output, part, batch)
-        for name, value in {TOTAL: loss, **losses}.items():
-            totals[name] = totals.get(name, 0) + value.detach()
+        shares = {name: value.detach() for name, value in {TOTAL: loss, **losses}.items()}
+        totals = {name: share + totals.get(name, 0) for name, share in shares.items()}
         if run.learning:
+            # Gradients add up over the parts; processes exchange them once, with the last one.
             run.processes.backward(run.module, loss, is_last_part=part is batch.parts[-1])
         del output, losses, loss  # and with them the graph, before the next one grows
-    values = run.finite(totals)
+    values = run.finite_means(totals)
     length = clip_grad_norm_(run.learning, run.clip_norm)
-    run.finite({"length of the gradient": length})
+    run.finite_means({"length of the gradient": length})
     run.prepared_optimizer.step()
     run.scheduler.step()
     run.clear_gradients()
@@ -174,6 +179,11 @@ class Run:
         ):
             raise TypeError(f"scheduler {SCHEDULER}; it returned {type(self.scheduler).__name__}")
         self.step, self.epoch, self.stop = 0, 0, False
+        # Set in every step: what learns, at which rate, the module to call, the optimizer to step
+        # (several processes have theirs wrapped).
+        self.learning: list[Tensor] = []
+        self.rate = 0.0
+        self.module, self.prepared_optimizer = model, self.optimizer
         self.history: list[dict[str, float]] = []
         self.acceleration = Acceleration(model, data.ids, self.autocast, acceleration)
         self.progress = tqdm(disable=True)
@@ -189,7 +199,7 @@ class Run:
             frozen = frozen_as_before(self.model)
             with own_numbers, no_inference, gradients, frozen, within_quota():
                 self.clear_gradients()
-                self.model.train()
+                self.model.train()  # frozen modules stay in eval mode, without dropout
                 yield
         finally:
             self.clear_gradients()
@@ -208,13 +218,16 @@ class Run:
         self.learning = [p for p in self.model.parameters() if p.requires_grad]
         if not self.history:
             self.check_optimizer()
+        self.rate = checks.plain(self.optimizer.param_groups[-1]["lr"])
         unchanged = self.unchanged_until - self.unchanged_from
         self.acceleration.begin_step(self.learning, unchanged, self.steps_per_epoch)
         # Seeded anew each step: dropout depends on seed, step, process, so that going on is exact.
+        # (The hash of whole numbers is the same in every Python.)
         seed = hash((self.data.seed, self.step, self.processes.rank)) % 2**63
-        is_gpu = self.processes.device.type == "cuda"
         # Not torch.manual_seed: asking every kind of device costs more than a step of small heads.
-        (torch.cuda if is_gpu else torch.default_generator).manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if self.processes.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def check_optimizer(self) -> None:
         """Raises ValueError if it holds nothing of the model; warns of what it leaves out."""
@@ -236,12 +249,13 @@ class Run:
         """Losses and logits of some rows, from the model or a view of it that skips the cached."""
         inputs = self.model.encoder.collate([self.data.ids[i] for i in rows])
         view = self.acceleration.view(rows, inputs)
+        # Wrapped for several processes, anew only when something else learns than before.
         self.module, self.prepared_optimizer = self.processes.prepare(
             view, self.optimizer, self.autocast, self.learning
         )
         labels = {name: t.to(inputs[0].device) for name, t in self.data.truth(rows).items()}
         output = self.module(*inputs, labels=labels)
-        self.acceleration.give_back(view)
+        self.acceleration.give_back(view)  # attributes that a subclass's forward has set
         return output
 
     def part_of_batch(
@@ -258,7 +272,7 @@ class Run:
             losses[name] = value * weight * self.processes.size  # processes are averaged
         return losses, self.model.total_loss(losses)
 
-    def finite(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+    def finite_means(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         """The numbers, averaged over processes.
 
         Raises FloatingPointError if one is NaN or infinite.
@@ -286,7 +300,7 @@ class Run:
         self.step += 1
         row = {"step": self.step, "epoch": self.epoch, "loss": losses[TOTAL]}
         row |= {f"{name} loss": value for name, value in losses.items() if name != TOTAL}
-        self.history.append(row | {"lr": checks.plain(self.optimizer.param_groups[-1]["lr"])})
+        self.history.append(row | {"lr": self.rate})
         self.progress.update()
         shown = {name: f"{value:.3f}" for name, value in losses.items() if name != TOTAL}
         self.progress.set_postfix(shown, refresh=False)
@@ -307,7 +321,8 @@ class Run:
 
 
 class History(pd.DataFrame):
-    """One row a step: step, epoch, loss, the tasks' losses, rate of the last group.
+    """One row a step: step (from 1), epoch (from 0), loss, the tasks' losses, and lr, the rate at
+    which the optimizer's last group took this step.
 
     On the last step of an epoch there are validation scores, too ("valid domain accuracy", ...),
     which are NaN on all other rows.

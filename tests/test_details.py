@@ -354,7 +354,7 @@ def test_processes_record_the_mean_of_their_losses():
                 "animal": torch.tensor(1.0),
                 "letter": torch.tensor(2.0),
             }
-            run.record(run.finite(losses))
+            run.record(run.finite_means(losses))
         row = run.history[-1]
         assert [row["loss"], row["animal loss"], row["letter loss"]] == [
             3 * factor,
@@ -422,3 +422,15 @@ def test_a_line_break_inside_a_csv_field_stays(tmp_path):
         mtst.load_csv(tmp_path / "mine.csv", text="text", tasks={"mood": "mood"}).text[0]
         == "one\r\ntwo"
     )
+
+
+def test_the_history_says_at_which_rate_a_step_was_taken():
+    model, taken = small.model(), []
+
+    class Watch(mtst.Callback):
+        def before_step(self, run):
+            taken.append(run.optimizer.param_groups[-1]["lr"])
+
+    history = mtst.fit(model, FRAME, epochs=2, callbacks=[Watch()], progress=False)
+    assert history.lr.tolist() == taken
+    assert taken[-1] > 0
