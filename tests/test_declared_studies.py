@@ -21,6 +21,8 @@ from mtst_utils.experiments import (
     few_labels,
     findings,
     forgetting,
+    lengths,
+    neighbours,
     records,
     registry,
     results,
@@ -51,7 +53,7 @@ def tiny(monkeypatch, tmp_path):
         return mtst.SentenceEncoder(conftest.tiny_backbone(), conftest.tiny_tokenizer())
 
     caches = (common._encoder, common.split, few_labels.asked_features)
-    caches += (forgetting._first, forgetting._before)
+    caches += (forgetting._first, forgetting._before, neighbours._vectorizer)
     monkeypatch.setattr(common, "load_rated_sentences", lambda: corpus)
     monkeypatch.setattr(common.SentenceEncoder, "from_pretrained", encoder)
     monkeypatch.setattr(results, "RESULTS", tmp_path)
@@ -217,6 +219,7 @@ def test_every_arm_runs_in_both_phases(tiny, name, monkeypatch):
     others = {  # of studies whose arms are the same but for a word
         "pooling": ["trained, unmasked mean", "frozen, max"],
         "forgetting_frontier_hard": ["none", "backbone frozen"],
+        "lengths": ["frozen, 16 tokens", "trained, whole", "frozen, bfloat16"],
     }
     arms = study.arms_at(n)
     for arm_name, arm in ((name, arms[name]) for name in others.get(name, arms)):
@@ -259,6 +262,35 @@ def test_lora_trains_its_own_weights_and_the_heads(tiny):
         .sum()
         > 0
     )
+
+
+def test_the_nearest_vote_and_a_rare_class_weighs_more():
+    near, labels = np.array([[0.9, 0.8, 0.7, 0.1]]), np.array([2, 0, 0, 0])
+    for k, weights, expected in (
+        (1, "equal", 2),  # the nearest alone
+        (3, "equal", 2),  # one vote of 1 against two of a third
+        (9, "similarity", 2),  # of four sentences there are no nine
+    ):
+        assert neighbours.vote(near, labels, k, weights) == [expected]
+    even = np.array([0, 2, 2, 0])
+    assert neighbours.vote(near, even, 3, "equal") == [2]
+    assert neighbours.vote(np.array([[0.9, 0.2, 0.1, 0]]), even, 3, "similarity") == [0]
+
+
+def test_nearness_by_words_and_by_vectors_is_a_cosine(tiny):
+    job = Job(DEFAULT, 20, 0, {}, "final", "quick")
+    known = common.training_rows(job)
+    for similarity in (neighbours.by_embeddings, neighbours.by_tfidf):
+        near = similarity(job, known, known)
+        assert np.diag(near) == pytest.approx(np.ones(20), abs=1e-2)
+        assert near.max() <= 1.01
+
+
+def test_sentences_are_cut_at_the_limit(tiny):
+    encoder = common.new_model(None).encoder
+    assert [lengths.cut(encoder, limit).max_length for limit in (16, None, 999)] == [16, 40, 40]
+    short = lengths.cut(encoder, 4).encode(["the cat sat on a mat"])
+    assert np.allclose(short, encoder.encode(["the cat"]), atol=1e-6)
 
 
 def test_the_best_epoch_is_kept(tiny):

@@ -28,12 +28,23 @@ from mtst_utils.experiments.designs import (
 )
 from mtst_utils.experiments.few_labels import FEW_LABELS
 from mtst_utils.experiments.forgetting import FORGETTING, FORGETTING_HARD
+from mtst_utils.experiments.lengths import LENGTHS
+from mtst_utils.experiments.neighbours import NEIGHBOURS
 from mtst_utils.experiments.sentence_transformer import POOLING
 from mtst_utils.experiments.studies import STUDIES as UNDECLARED
 
 STUDIES: dict[str, Study] = {
     study.name: study
-    for study in (FEW_LABELS, BAKE_OFF, FORGETTING, FORGETTING_HARD, POOLING, COST)
+    for study in (
+        FEW_LABELS,
+        BAKE_OFF,
+        FORGETTING,
+        FORGETTING_HARD,
+        POOLING,
+        COST,
+        NEIGHBOURS,
+        LENGTHS,
+    )
 }
 
 

@@ -56,7 +56,7 @@ def epoch(blocks, how, batch_size=32):
 
 
 def end_to_end(how, count=10):
-    """Seconds of all epochs of heads alone, reading the sentences and filling the cache included."""
+    """Seconds of all epochs of heads alone, tokenizing and filling the cache included."""
 
     def measured(sentences):
         model, frame = new_model(os.environ.get("MTST_BACKBONE")), split("train", sentences)
