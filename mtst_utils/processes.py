@@ -11,12 +11,16 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+# What accelerate can be asked for that leaves each process a piece of the model.
+PIECES = "FSDP", "DEEPSPEED", "MEGATRON_LM"
+
 
 class Processes:
     """rank, size: this process's number and how many there are; device: where it computes.
 
     A single process needs nothing of accelerate but its device: no model is wrapped, no setting
-    kept.
+    kept. Of several, each holds the whole model. Raises ValueError if accelerate is asked to cut it
+    into pieces.
     """
 
     def __init__(self) -> None:
@@ -27,6 +31,7 @@ class Processes:
         self.accelerator: Accelerator | None = None
         self._learning_ids: list[int] | None = None
         if self.size > 1:
+            _refuse_pieces()
             # Each has parts without a gradient: a task it has no label of, the backbone's pooler.
             unused = DistributedDataParallelKwargs(find_unused_parameters=True)
             self.accelerator = Accelerator(kwargs_handlers=[unused])
@@ -62,6 +67,18 @@ class Processes:
     def mean(self, values: Tensor) -> Tensor:
         """The mean over processes."""
         return values if self.accelerator is None else self.accelerator.reduce(values, "mean")
+
+
+def _refuse_pieces() -> None:
+    """They would take the place of the parameters in the caller's model and optimizer."""
+    for kind in PIECES:
+        # Accelerate goes by the same names, and sets them when it is given a plugin.
+        name = f"ACCELERATE_USE_{kind}"
+        if os.environ.get(name, "").lower() == "true":
+            raise ValueError(
+                f"fit trains the whole model in every process, not a piece of it, as {kind} does: "
+                f"start them without it (unset {name}, or accelerate launch --multi_gpu)"
+            )
 
 
 class _WithPrecision(nn.Module):

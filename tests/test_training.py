@@ -276,12 +276,21 @@ def test_ten_kills_and_the_same_weights(tmp_path):
 
 def test_two_processes_give_the_losses_of_one(tmp_path):
     expected = two_processes.losses()  # in this one process
-    run_forked(two_processes.launch, tmp_path / "losses.json")
+    run_forked(two_processes.launch, two_processes.write_losses, tmp_path)
     found = json.loads((tmp_path / "losses.json").read_text())
     assert found["processes"] == 2  # `accelerate launch --cpu` starts one, whatever it is told
     for name in ("everything", "gradual", "few labels", "in parts"):
         assert found[name] == pytest.approx(expected[name], abs=1e-4)
     assert expected["everything"] != expected["gradual"]
+
+
+def test_a_model_in_pieces_is_refused_in_every_process(tmp_path):
+    run_forked(two_processes.launch, two_processes.write_refusals, tmp_path)
+    for rank in (0, 1):
+        told = json.loads((tmp_path / f"{rank}.json").read_text())
+        for kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+            assert f"unset ACCELERATE_USE_{kind}" in told[kind]
+            assert told[f"{kind}: as before"]
 
 
 ROOT = __file__.rpartition("/tests/")[0]

@@ -1,15 +1,14 @@
-"""Train the small task in two ways, in processes that share the work; for test_training.py, run by
-forked.py.
-"""
+"""Train the small task in processes that share the work; for test_training.py, run by forked.py."""
 
 import json
 
 import small
 import torch
 from accelerate import debug_launcher
+from accelerate.utils import patch_environment
 
 import mtst_utils as mtst
-from mtst_utils.processes import Processes
+from mtst_utils.processes import PIECES, Processes
 
 
 def losses():
@@ -38,13 +37,28 @@ def losses():
     return found
 
 
-def _write(path):
+def write_losses(folder):
     found = losses()
     if Processes().is_main:
-        path.write_text(json.dumps(found))
+        (folder / "losses.json").write_text(json.dumps(found))
 
 
-def launch(path):
-    """Train in two processes, as `accelerate launch` would; the losses are written to path."""
+def write_refusals(folder):
+    """What a process is told that asks for pieces of the model, and whether that is as before."""
+    rank, told = Processes().rank, {}
+    for kind in PIECES:
+        model = small.model()
+        weights = [parameter.clone() for parameter in model.parameters()]
+        with patch_environment(**{f"ACCELERATE_USE_{kind}": "true"}):
+            try:
+                mtst.fit(model, small.frame(), epochs=1, progress=False)
+            except ValueError as error:
+                told[kind] = str(error)
+        told[f"{kind}: as before"] = all(map(torch.equal, model.parameters(), weights))
+    (folder / f"{rank}.json").write_text(json.dumps(told))
+
+
+def launch(function, folder):
+    """Run it in two processes, as `accelerate launch` would; what it finds, it writes."""
     torch.set_num_threads(1)
-    debug_launcher(_write, args=(path,), num_processes=2)
+    debug_launcher(function, args=(folder,), num_processes=2)
