@@ -264,6 +264,13 @@ def test_lora_trains_its_own_weights_and_the_heads(tiny):
     )
 
 
+@pytest.mark.parametrize("name", list(registry.STUDIES))
+def test_a_study_without_rows_has_findings_and_a_plan(tiny, name):
+    assert findings.plan(name).empty
+    assert findings.audit(name) == []
+    assert set(findings.findings(name).verdict) <= {"unfinished"}
+
+
 def test_the_nearest_vote_and_a_rare_class_weighs_more():
     near, labels = np.array([[0.9, 0.8, 0.7, 0.1]]), np.array([2, 0, 0, 0])
     for k, weights, expected in (

@@ -190,8 +190,10 @@ def plan(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
     rows = rows[(rows.phase == "tune") & (rows.backbone == backbone)]
     for n, at in study.tuned_at.items():
         for comparison in study.comparisons:
-            sides = []
-            for arm in (comparison.arm, comparison.rival):
+            sides, pair = [], (comparison.arm, comparison.rival)
+            if not all(study.arms[arm].axes for arm in pair):
+                continue  # of an arm without settings nothing was tuned
+            for arm in pair:
                 scored = tuned(study, backbone, n, arm)
                 chosen = records.compact(best(scored)) if scored else None
                 own = rows[(rows.n == at) & (rows.arm == arm) & (rows.settings == chosen)]
