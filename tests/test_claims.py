@@ -102,6 +102,10 @@ def test_measure_compares_seed_by_seed(tmp_path, monkeypatch):
     results.append("toy", "c", "with, 1", 0, 10, {"F1": 0.1}, 1)
     results.append("toy", "c", "with, 1", 1, 10, {"F1": 0.3}, 1)
     assert toy(rival="with, 1", rival_backbone="c").measure()["effect"] == pytest.approx(40)
+    drawn = claims.effects({("here", "F1"): toy(), ("there", "F1"): toy(unit="times")})
+    assert drawn.x.tolist() == ["here"] * 3 + ["there"] * 3
+    assert drawn.value.tolist() == pytest.approx([10, 20, 30, 1.25, 1.4, 1.5])
+    assert results.points("toy", "b").loc[("with, 1", 1), "F1"] == pytest.approx(70)
     with pytest.raises(ValueError, match="toy.csv has nothing of .*'other'"):
         toy(rival="other").measure()
 

@@ -162,6 +162,11 @@ def test_both_phases(tiny, monkeypatch):
     state = registry.state(registry.STUDIES["toy"], DEFAULT)
     assert state.seeds.tolist() == [2, 2]
     assert state.commits.tolist() == ["1837801"] * 2
+    done = registry.finished(registry.STUDIES["toy"], DEFAULT)
+    assert sorted(zip(done.arm, done.seed, strict=True)) == [("A", 0), ("A", 1), ("B", 0), ("B", 1)]
+    found = registry.recipes(registry.STUDIES["toy"], DEFAULT)
+    assert found.loc[(16, "A")].tolist() == ["lr 0.1", 3, "–"]
+    assert found.loc[(16, "B")].tolist() == ["lr 0.08", 5, "lr"]
     before = (results.RESULTS / "toy.csv").read_bytes()
     registry.run("toy", DEFAULT)
     assert (results.RESULTS / "toy.csv").read_bytes() == before  # nothing is run again
@@ -471,6 +476,8 @@ def test_findings_are_unfinished_until_all_seeds_have_run(tiny, monkeypatch):
     for seed in range(9):
         registry.final(study, DEFAULT, 16, seed, list(arms))
     assert findings.findings("toy", DEFAULT).verdict.tolist() == ["unfinished"]
+    assert registry.finished(study).empty  # nobody looks before all seeds have run
+    assert registry.recipes(study).empty
     registry.run("toy", DEFAULT)
     (row,) = findings.findings("toy", DEFAULT).to_dict("records")
     assert (row["verdict"], row["seeds"], row["arm"], row["rival"]) == ("holds", 10, "A", "B")

@@ -79,11 +79,7 @@ DRAWN = {
     "score_curves": (CURVES, "T", "x", "y"),
     "frontier": (CURVES.assign(y=CURVES.value), "T", "x", "y"),
     "unfreezing": (pd.DataFrame({"heads": [1e-3, 5e-4, 0.0], "block 0": [0, 1e-4, 5e-5]}), "T"),
-    "diagram": (
-        {"in": (0, 0, 2, 1, "words", "data"), "out": (1, 2, 1, 1, "head", "frozen")},
-        [("in", "out")],
-        "T",
-    ),
+    "distillation": ("T",),
     "guide": ({"Which?": [("this", "do it", "train"), ("that", "do not", "freeze")]}, "T"),
     "bands": (
         pd.DataFrame({"x": [1, 2], "series": "a", "value": [1, 2], "low": [0, 1], "high": [2, 3]}),
@@ -291,6 +287,13 @@ def test_effects_by_seed_show_every_seed_and_their_mean():
     assert [text.get_text() for text in legend.get_texts()] == ["one", "two"]
 
 
+def test_a_series_may_lack_a_name():
+    seeds = pd.DataFrame({"x": list("aabb"), "series": list("uuvv"), "value": [1, 2, 3, 4]})
+    axes = plots.effects_by_seed(seeds, "T", "x", "y")
+    assert [bar[0].get_ydata().tolist() for bar in axes.containers] == [[1.5], [3.5]]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["u", "v"]
+
+
 def test_measured_dots_stand_at_their_layer():
     axes = plots.rule_and_measured(*DRAWN["rule_and_measured"])
     line, seeds = axes.lines
@@ -337,10 +340,18 @@ def test_unfreezing_is_hatched_until_a_layer_joins():
 
 
 def test_arrows_of_a_diagram_go_from_box_to_box():
-    axes = plots.diagram(*DRAWN["diagram"])
-    (arrow,) = [text for text in axes.texts if text.arrow_patch is not None]
+    boxes = {"in": (0, 0, 2, 1, "words", "data"), "out": (1, 2, 1, 1, "head", "frozen")}
+    axes = plots._diagram(boxes, [("in", "out")], "T")
+    (arrow,) = [text for text in axes.texts if hasattr(text, "arrow_patch")]
     assert (arrow.xy, arrow.xyann) == ((1.5, 2), (1, 1))
     assert [patch.get_hatch() for patch in axes.patches] == [None, "////"]
+
+
+def test_in_distillation_only_the_new_encoder_and_head_b_learn():
+    axes = plots.distillation("T")
+    learns = mpl.colors.to_rgba(plots.COLORS[1])
+    assert sum(patch.get_facecolor() == learns for patch in axes.patches) == 2
+    assert sum(patch.get_hatch() is not None for patch in axes.patches) == 3
 
 
 def test_a_guide_has_a_box_an_answer():

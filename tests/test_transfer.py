@@ -9,8 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.linear_model import RidgeClassifier
+from sklearn.metrics import f1_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import mtst_utils as mtst
+from mtst_utils import freezing
 from mtst_utils.experiments import probes, results, studies, transfer
 from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS
 
@@ -184,3 +189,38 @@ def test_paired_differences(tmp_path, monkeypatch):
     results.append("toy", "all-MiniLM-L6-v2", "C", 0, 1, {"x": 1}, 1)
     with pytest.raises(ValueError, match="1 seeds in common"):
         results.paired("toy", "A", "C", "x")
+
+
+def test_ridge_guesses_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    x, asked = rng.normal(size=(2, 40, 6)), rng.normal(size=(2, 25, 6))
+    y = rng.permutation(np.repeat([0, 1, 2], [20, 13, 7]))
+    x[0, :, 1] += y
+    said = probes.ridge_guesses(x, y, asked, (0.1, 10.0))
+    assert said.shape == (4, 25)
+    for option, guesses in enumerate(said):
+        judge = make_pipeline(
+            StandardScaler(), RidgeClassifier((0.1, 10.0)[option // 2], class_weight="balanced")
+        )
+        layer = option % 2
+        assert (judge.fit(x[layer], y).predict(asked[layer]) == guesses).all()
+
+
+def test_macro_f1_is_scikit_learns_for_every_row_of_guesses():
+    rng = np.random.default_rng(0)
+    truth, said = rng.integers(0, 3, 30), rng.integers(0, 3, (4, 30))
+    found = probes.macro_f1(truth, said, 3)
+    assert found == pytest.approx([f1_score(truth, row, average="macro") for row in said])
+    assert probes.macro_f1(np.zeros(3), np.zeros(3), 3) == pytest.approx(1 / 3)
+
+
+def test_what_is_kept_for_the_way_back_follows_what_learns(tiny):
+    frame = transfer.split("train", 4)
+    sizes = []
+    for learning in (0, 1, 3):
+        model = transfer.new_model()
+        freezing.unfreeze_top_blocks(model, learning)
+        sizes.append(transfer.kept_for_backward(model, *transfer.batch(model, frame)))
+    assert 0 < sizes[0] < sizes[1] < sizes[2]  # of the frozen backbone the heads keep its output
+    freezing.freeze(model)
+    assert transfer.kept_for_backward(model, *transfer.batch(model, frame)) == 0

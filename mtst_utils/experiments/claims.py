@@ -133,6 +133,18 @@ class Quantity:
         return {"effect": effect, "low": low, "high": high, "seeds": len(each)}
 
 
+def effects(asked: dict[tuple[str, str], Quantity]) -> pd.DataFrame:
+    """Comparisons by seed, as figures take them: a row a seed with the columns x, series, value.
+
+    asked: {(x, series): comparison}.
+    """
+    parts = [
+        pd.DataFrame({"x": x, "series": series, "value": quantity.differences()})
+        for (x, series), quantity in asked.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
 def _table(study: str) -> pd.DataFrame:
     rows = results.load(study)
     if study == "benchmarks":  # a run takes the part of a setting, a repeat that of a seed

@@ -702,7 +702,26 @@ def unfreezing(rates, title, ax=None):
     return ax
 
 
-def diagram(boxes, arrows, title, ax=None):
+def distillation(title, ax=None):
+    """Learning without Forgetting as a picture: the model from before, all frozen, beside the one
+    that learns B.
+    """
+    boxes = {
+        "words": (3, 0, 3, 0.6, "a sentence of B", "data"),
+        "old": (0.4, 1.2, 2.8, 0.9, "the encoder\nfrom before", "frozen"),
+        "new": (5.6, 1.2, 2.8, 0.9, "the encoder\nthat learns", "learns"),
+        "old A": (1.1, 2.7, 1.4, 0.6, "head A", "frozen"),
+        "new A": (5.5, 2.7, 1.4, 0.6, "head A", "frozen"),
+        "new B": (7.3, 2.7, 1.4, 0.6, "head B", "learns"),
+        "keep": (2.9, 3.9, 2.2, 0.6, "loss: same answers?", "data"),
+        "label": (6.9, 3.9, 2.2, 0.6, "loss: right label?", "data"),
+    }
+    arrows = [("words", "old"), ("words", "new"), ("old", "old A"), ("new", "new A")]
+    arrows += [("new", "new B"), ("old A", "keep"), ("new A", "keep"), ("new B", "label")]
+    return _diagram(boxes, arrows, title, ax)
+
+
+def _diagram(boxes, arrows, title, ax=None):
     """Boxes and arrows, for a picture of an architecture.
 
     boxes: {name: (x, y, width, height, text, kind)}, y upwards; kind: "learns" (orange), "frozen"
@@ -741,7 +760,9 @@ def guide(questions, title, ax=None):
         ax.text(0, y + 0.65, fill(question, 15), va="center", fontsize=13, fontweight="bold")
         for i, (answer, advice, kind) in enumerate(answers):
             place = (2.1 + width * i, y), width - 0.1, height - 0.2
-            ax.add_patch(plt.Rectangle(*place, facecolor=looks[kind], edgecolor=GREY, linewidth=0.8))
+            ax.add_patch(
+                plt.Rectangle(*place, facecolor=looks[kind], edgecolor=GREY, linewidth=0.8)
+            )
             middle = {"x": 2.05 + width * (i + 0.5), "ha": "center", "va": "center", "fontsize": 12}
             ax.text(y=y + 1.05, s=answer, fontweight="bold", **middle)
             ax.text(y=y + 0.45, s=fill(advice, round(8.6 * width)), **middle)
@@ -778,7 +799,7 @@ def effects_by_seed(table, title, xlabel, ylabel, ax=None):
     ax = _axes(ax, 7.2, 3.6)
     names, series = (list(dict.fromkeys(table[column])) for column in ("x", "series"))
     for i, (color, marker, one) in enumerate(zip(COLORS, "osD^", series, strict=False)):
-        beside = 0.22 * (i - (len(series) - 1) / 2)
+        beside, label = 0.22 * (i - (len(series) - 1) / 2), one
         for j, name in enumerate(names):
             values = table[(table.series == one) & (table.x == name)]["value"].to_numpy(float)
             if not len(values):
@@ -788,7 +809,8 @@ def effects_by_seed(table, title, xlabel, ylabel, ax=None):
             mean, low, high = t_interval(values)
             errors = [[mean - low], [high - mean]]
             bar = {"fmt": marker, "color": color, "ms": 8, "lw": 2, "capsize": 4}
-            ax.errorbar(j + beside, mean, yerr=errors, label=None if j else one, **bar)
+            ax.errorbar(j + beside, mean, yerr=errors, label=label, **bar)
+            label = None
     ax.axhline(0, color="black", linewidth=1)
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xlim=(-0.5, len(names) - 0.5))
     ax.set_xticks(range(len(names)), names)

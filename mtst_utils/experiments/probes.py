@@ -72,6 +72,40 @@ def regularised_probe(model, parts):
     return metrics
 
 
+def ridge_guesses(x, y, asked, strengths):
+    """What ridge classifiers on every layer, at every strength, say of other rows.
+
+    In closed form: one decomposition of an N x N matrix a layer serves all strengths. Features are
+    standardised, and classes weigh the same. x: [layers, N, H]; y: codes [N]; asked: [layers, M,
+    H]. Returns codes [len(strengths) * layers, M], the first strength's layers first. Taught in
+    notebook 03, section 7.
+    """
+    counts = np.bincount(y)
+    weight = np.sqrt(len(y) / ((counts > 0).sum() * counts[y]))[:, None]
+    mean, spread = x.mean(1, keepdims=True), x.std(1, keepdims=True) + 1e-6
+    a, b = (x - mean) / spread, (asked - mean) / spread
+    truth = 2 * np.eye(len(counts))[y] - 1
+    center = (weight**2 * truth).sum(0) / (weight**2).sum()  # what is said of the weighted mean
+    middle = (weight**2 * a).sum(1, keepdims=True) / (weight**2).sum()
+    a, b = (a - middle) * weight, b - middle
+    values, vectors = np.linalg.eigh(a @ a.swapaxes(1, 2))
+    wanted = vectors.swapaxes(1, 2) @ ((truth - center) * weight)
+    near = b @ a.swapaxes(1, 2) @ vectors
+    scores = [near @ (wanted / (values + s)[..., None]) + center for s in strengths]
+    return np.concatenate(scores).argmax(-1)
+
+
+def macro_f1(truth, said, classes):
+    """Macro F1 of codes [..., N] against the truth [N], from 0 to 1; a class neither there nor said
+    counts 0.
+    """
+    f1 = []
+    for k in range(classes):
+        hits = ((said == k) & (truth == k)).sum(-1)
+        f1.append(2 * hits / np.maximum((said == k).sum(-1) + (truth == k).sum(-1), 1))
+    return np.mean(f1, axis=0)
+
+
 def triplet_hits(anchor, paraphrase, distractor):
     """[N] booleans: is the anchor [N, H] nearer (cosine) to its paraphrase than to its
     distractor?

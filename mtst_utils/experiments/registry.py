@@ -8,6 +8,7 @@ finished run is never run again.
 
 import argparse
 import importlib.util
+import itertools
 import time
 
 import pandas as pd
@@ -223,6 +224,29 @@ def state(study: Study, backbone: str = DEFAULT) -> pd.DataFrame:
             )
             table[-1]["commits"] = commits
     return pd.DataFrame(table)
+
+
+def finished(study: Study, backbone: str = DEFAULT) -> pd.DataFrame:
+    """The final runs of those arms and sizes of a study that have run in full; by n."""
+    complete = state(study, backbone).query("seeds >= wanted")[["n", "arm"]]
+    rows = records.rows_of(study.name)
+    rows = rows[(rows.phase == "final") & (rows.backbone == backbone)]
+    return rows.merge(complete).sort_values("n", kind="stable")
+
+
+def recipes(study: Study, backbone: str = DEFAULT) -> pd.DataFrame:
+    """What the tuning of a study chose, for arms with final runs that are complete: a row per size
+    that was tuned at and arm, with the columns value, tries, still at an edge.
+    """
+    done, rows = finished(study, backbone), []
+    known = {(study.tuned_at[n], arm) for n, arm in zip(done.n, done.arm, strict=True)}
+    for at, (name, arm) in itertools.product(sorted({at for at, _ in known}), study.arms.items()):
+        if arm.axes and (at, name) in known:
+            settings, facts = chosen(study, backbone, at, name)
+            value = ", ".join(f"{axis} {setting}" for axis, setting in settings.items())
+            rows.append((at, name, value, facts["tries"], facts["at_edge"] or "–"))
+    columns = ["tuned at", "arm", "value", "tries", "still at an edge"]
+    return pd.DataFrame(rows, columns=columns).set_index(["tuned at", "arm"])
 
 
 def described(study: Study, backbone: str = DEFAULT) -> str:

@@ -68,6 +68,24 @@ def means(study, metrics, backbone=DEFAULT):
     return pd.DataFrame(table, columns=["setting", "metric", "value", "low", "high", "seeds"])
 
 
+def points(study, backbone=DEFAULT):
+    """The rows of a study as scores from 0 to 100: a row per (setting, seed), a column a metric."""
+    rows = load(study, backbone)
+    return 100 * rows.pivot_table(index=["setting", "seed"], columns="metric", values="value")
+
+
+def frozen_epochs(backbone=DEFAULT):
+    """Seconds of an epoch with a part frozen, by part and way, as a share of training everything:
+    medians of the benchmark on a quiet machine.
+    """
+    rows = load("benchmarks")
+    rows = rows[rows.question == f"one epoch with a part frozen, {backbone}"]
+    everything = rows[rows.run == "everything"].seconds.median()
+    rows = rows.join(rows.run.str.split(", ", expand=True).set_axis(["part", "how"], axis=1))
+    shares = {"index": "part", "columns": "how", "values": "seconds", "sort": False}
+    return rows.pivot_table(**shares, aggfunc="median") / everything
+
+
 def paired(study, setting, against, metric, than=None, backbone=DEFAULT):
     """Difference between two settings in a metric (or to another metric, `than`), paired by seed,
     with its 95 % t interval.

@@ -68,6 +68,25 @@ def scores(model, frame, prefix=""):
     }
 
 
+def batch(model, rows):
+    """A frame's sentences and labels as `model(*inputs, labels=labels)` takes them."""
+    labels = {name: task.encode(rows[name]) for name, task in model.tasks.items()}
+    return model.encoder.collate(model.encoder.tokenize(rows.text.tolist())[0]), labels
+
+
+def kept_for_backward(model, inputs, labels):
+    """MiB that one step keeps between forward and backward; the weights do not count."""
+    weights, found = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
+
+    def note(tensor):
+        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model.train()(*inputs, labels=labels)
+    return sum(size for place, size in found.items() if place not in weights) / 2**20
+
+
 def layer_states(model, sentences):
     """Mean-pooled hidden states [layers + 1, N, H] of every layer, the embeddings first."""
     inputs = model.encoder.collate(model.encoder.tokenize(list(sentences))[0])
