@@ -301,7 +301,7 @@ def without_stub(check, solution):
                 for part in ast.walk(target)
                 if isinstance(part, ast.Name)
             }
-        return {node.name} if isinstance(node, ast.FunctionDef) else set()
+        return {node.name} if isinstance(node, ast.FunctionDef | ast.ClassDef) else set()
 
     solved = set().union(*map(names, ast.parse(solution).body))
     tree = ast.parse(check)
@@ -349,6 +349,8 @@ def test_solutions_of_exercises_run(path, encoder, corpus, capsys):
         "reference": model,
         "start": transfer.new_model(),
         "after": {"head A frozen": model},
+        "look": few["valid"],
+        "nn": torch.nn,
     }
     check, said = None, ""
     for kind, source in steps:

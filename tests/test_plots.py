@@ -43,6 +43,9 @@ SIZES = pd.DataFrame(
         {"n": 5, "name": "t", "effect": 1, "low": 0.5, "high": 2, "seeds": []},
     ]
 ).assign(margin=1, verdict=["cannot tell", "holds"])
+CURVES = pd.DataFrame(
+    {"x": [16, 16, 32, 32], "series": ["a", "a", "a", "b"], "value": [40.0, 50.0, 60.0, 70.0]}
+)
 DRAWN = {
     "sentence_to_vector": (["a", "b", "[PAD]"], [1, 1, 0], np.eye(3, 2), "T"),
     "encoder_and_heads": ({"encoder": 9000, "a": 6, "b": 4}, {"a": "xyz", "b": "uv"}, 2, "T"),
@@ -52,7 +55,6 @@ DRAWN = {
     "seed_dots": (DOTS, "T", "x"),
     "similarity_map": (np.eye(4), ["a", "$5 and $6", "c" * 300, "電車"], "T"),
     "embedding_map": (np.arange(8).reshape(4, 2), ["x", "x", "y", "y"], "T"),
-    "bars_with_intervals": (EFFECTS.rename(columns={"effect": "value"}), "T", "score"),
     "lines": (pd.DataFrame({"a": [1, 2], "b": [2, 1]}), "T", "x", "y"),
     "forest": (EFFECTS, "T", "difference"),
     "verdicts": (
@@ -80,11 +82,16 @@ DRAWN = {
         pd.DataFrame({"A": [True, False], "B": [True, True]}, index=["embeddings", "head"]),
         "T",
     ),
-    "unfreezing": (
-        pd.DataFrame({"layer": ["block 0", "embeddings"], "step": [2, 4], "lr": [1e-4, 1e-5]}),
-        10,
+    "slopes": (pd.DataFrame({"before": [3.0, 4.0], "after": [1.0, 4.0]}), "T", "y"),
+    "score_curves": (CURVES, "T", "x", "y"),
+    "frontier": (CURVES.assign(y=CURVES.value), "T", "x", "y"),
+    "unfreezing": (pd.DataFrame({"heads": [1e-3, 5e-4, 0.0], "block 0": [0, 1e-4, 5e-5]}), "T"),
+    "diagram": (
+        {"in": (0, 0, 2, 1, "words", "data"), "out": (1, 2, 1, 1, "head", "frozen")},
+        [("in", "out")],
         "T",
     ),
+    "guide": ({"Which?": [("this", "do it", "train"), ("that", "do not", "freeze")]}, "T"),
     "bands": (
         pd.DataFrame({"x": [1, 2], "series": "a", "value": [1, 2], "low": [0, 1], "high": [2, 3]}),
         "T",
@@ -325,3 +332,55 @@ def test_measured_dots_stand_at_their_layer():
     assert line.get_xdata().tolist() == [0.5, 1]
     assert seeds.get_xydata().tolist() == [[0.4, 0], [0.6, 0], [1.0, 1], [1.1, 1]]
     assert [name.get_text() for name in axes.get_yticklabels()] == ["embeddings", "block 0"]
+
+
+def test_slopes_join_a_runs_moments_and_name_their_means():
+    axes = plots.slopes(*DRAWN["slopes"])
+    runs = [line.get_ydata().tolist() for line in axes.lines if line.get_marker() == "o"]
+    assert runs == [[3, 1], [4, 4]]
+    assert [text.get_text() for text in axes.texts] == ["3.5", "2.5"]
+
+
+def test_score_curves_go_through_the_means_over_every_run():
+    axes = plots.score_curves(CURVES, "T", "x", "y")
+    dots, means, _, other = axes.lines
+    assert dots.get_ydata().tolist() == [40, 50, 60]
+    assert means.get_ydata().tolist() == [45, 60]
+    assert other.get_ydata().tolist() == [70]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["16", "32"]
+
+
+def test_a_frontiers_marks_are_the_means_of_its_dots():
+    axes = plots.frontier(CURVES.assign(y=2 * CURVES.value), "T", "x", "y")
+    dots, mean, *_ = axes.lines
+    assert dots.get_xydata().tolist() == [[16, 80], [16, 100], [32, 120]]
+    assert mean.get_xydata()[0].tolist() == pytest.approx([64 / 3, 100])
+
+
+def test_more_series_than_colors_are_all_on_the_frontier():
+    many = pd.DataFrame({"series": list("abcdefghij"), "x": range(10), "y": range(10)})
+    assert len(plots.frontier(many, "T", "x", "y").get_legend().get_texts()) == 10
+
+
+def test_unfreezing_is_hatched_until_a_layer_joins():
+    axes = plots.unfreezing(*DRAWN["unfreezing"])
+    waits = [(patch.get_y(), patch.get_width()) for patch in axes.patches]
+    assert waits == [(0, 1), (1, 0)]  # block 0 below, from step 1 on; the heads from the start
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["block 0", "heads"]
+    assert [text.get_text().strip() for text in axes.texts] == ["1.0e-04", "1.0e-03"]
+
+
+def test_arrows_of_a_diagram_go_from_box_to_box():
+    axes = plots.diagram(*DRAWN["diagram"])
+    (arrow,) = [text for text in axes.texts if text.arrow_patch is not None]
+    assert (arrow.xy, arrow.xyann) == ((1.5, 2), (1, 1))
+    assert [patch.get_hatch() for patch in axes.patches] == [None, "////"]
+
+
+def test_a_guide_has_a_box_an_answer():
+    axes = plots.guide(*DRAWN["guide"])
+    assert [text.get_text() for text in axes.texts] == ["Which?", "this", "do it", "that", "do not"]
+    first, second = axes.patches
+    assert first.get_facecolor() != second.get_facecolor()
+    assert first.get_x() + first.get_width() < second.get_x()

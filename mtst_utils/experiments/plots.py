@@ -60,11 +60,10 @@ def _palette_png(figure):
     """A figure as PNG in base64 with a palette of its own colours: a quarter of the size, and
     hardly told from the whole.
     """
-    shaded = any(
-        axes.images for axes in figure.axes
-    )  # a heat map has more colours than lines and letters
+    # A heat map has more colours than lines and letters, and so have many series with pale dots.
+    rich = any(axes.images or len(axes.lines) > 12 for axes in figure.axes)
     figure.savefig(whole := io.BytesIO(), format="png", dpi=figure.dpi, bbox_inches="tight")
-    palette = Image.open(whole).convert("RGB").quantize(64 if shaded else 40, kmeans=3)
+    palette = Image.open(whole).convert("RGB").quantize(64 if rich else 40, kmeans=3)
     palette.save(small := io.BytesIO(), format="png", optimize=True)
     return b64encode(small.getvalue()).decode()
 
@@ -369,37 +368,6 @@ def embedding_map(points, groups, title, ax=None):
     return ax
 
 
-def bars_with_intervals(table, title, xlabel, ax=None, reference=None, reference_name=""):
-    """Horizontal bars: table has a row a bar (its index the names) and the columns value, low, high
-    (95 % interval).
-    """
-    ax = _axes(ax, _width(table.index), 0.42 * len(table) + 1.2)
-    position = np.arange(len(table))[::-1]
-    ax.barh(position, table["value"], color=COLORS[0], height=0.62)
-    errors = [table["value"] - table["low"], table["high"] - table["value"]]
-    ax.errorbar(
-        table["value"], position, xerr=errors, fmt="none", ecolor="black", capsize=3, linewidth=1.2
-    )
-    for y, value, high in zip(position, table["value"], table["high"], strict=True):
-        ax.text(high, y, f"  {value:.3f}", va="center", fontsize=10)
-    if reference is not None:
-        ax.axvline(reference, color=COLORS[3], linestyle="--", linewidth=1.3)
-        ax.text(
-            reference,
-            len(table) - 0.45,
-            reference_name,
-            color=COLORS[3],
-            ha="center",
-            va="bottom",
-            fontsize=10,
-        )
-    ax.set(title=title, xlabel=xlabel, yticks=position, xlim=(0, None))
-    ax.set_yticklabels(table.index)
-    if reference is not None:
-        ax.set_title(title, pad=18)
-    return ax
-
-
 def lines(table, title, xlabel, ylabel, ax=None, ylim=None):
     """One line per column of a table over its index, named at its right end."""
     ax = _axes(ax, 7.2, 3.8)
@@ -685,24 +653,125 @@ def strategies(table, title, ax=None):
     return ax
 
 
-def unfreezing(schedule, total_steps, title, ax=None):
-    """The rows of GradualUnfreezing.schedule as bars from the step at which each layer joins to the
-    end of training.
+def slopes(table, title, ylabel, ax=None):
+    """What becomes of every run from one moment to the next: table has a row a run, a column a
+    moment in order; a dot a run, joined by lines, and each moment's mean beside its dots.
     """
-    ax = _axes(ax, 7.2, 0.36 * (len(schedule) + 1) + 1.2)
-    names = ["heads", *schedule["layer"]][::-1]
-    starts = [0, *schedule["step"]][::-1]
-    rates = ["", *(f"{lr:.1e}" for lr in schedule["lr"])][::-1]
-    for y, (start, rate) in enumerate(zip(starts, rates, strict=True)):
-        ax.barh(y, start, color="white", edgecolor=GREY, hatch="////", linewidth=0.6, height=0.7)
-        ax.barh(y, total_steps - start, left=start, color=COLORS[1], height=0.7)
-        ax.text(total_steps, y, f" {rate}", va="center", fontsize=10)
-    ax.set(
-        title=title,
-        xlabel="training step (hatched: frozen; the number: the highest rate)",
-        xlim=(0, total_steps * 1.1),
-    )
-    ax.set_yticks(range(len(names)), names)
+    ax = _axes(ax, 7.2, 4)
+    moments = np.arange(table.shape[1])
+    for row in table.to_numpy(float):
+        ax.plot(moments, row, color=COLORS[0], alpha=0.55, marker="o", markersize=8, linewidth=1.5)
+    for moment, mean in zip(moments, table.mean(), strict=True):
+        side = -1 if moment == 0 else 1  # away from the lines
+        ax.plot(moment + side * np.array([0.06, 0.14]), [mean, mean], color="black", linewidth=3)
+        beside = {"va": "center", "ha": "right" if side < 0 else "left", "fontweight": "bold"}
+        ax.text(moment + side * 0.17, mean, f"{mean:.1f}", **beside)
+    ax.set(title=title, ylabel=ylabel, xlim=(-0.45, len(moments) - 0.55))
+    ax.set_xticks(moments, table.columns)
+    return ax
+
+
+def score_curves(runs, title, xlabel, ylabel, ax=None):
+    """A score over a number that doubles, a line a series through the means, every run a pale dot:
+    runs has a row a run and the columns x, series, value.
+    """
+    ax = _axes(ax, 8.4, 4.6)
+    series, ticks = list(dict.fromkeys(runs["series"])), sorted(runs["x"].unique())
+    for i, (one, color, marker) in enumerate(zip(series, COLORS, "osD^vPX*", strict=False)):
+        rows = runs[runs["series"] == one]
+        beside = 1.06 ** (i - (len(series) - 1) / 2)  # side by side, so that no dot hides another
+        ax.plot(rows["x"] * beside, rows["value"], marker, color=color, alpha=0.25, ms=5, mew=0)
+        means = rows.groupby("x")["value"].mean()
+        line = {"color": color, "marker": marker, "ms": 8, "lw": 2, "mec": "white"}
+        ax.plot(means.index * beside, means, label=one, **line)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale="log")
+    ax.set_xticks(ticks, [f"{x:,}" for x in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def frontier(runs, title, xlabel, ylabel, ax=None):
+    """Two scores of every run against each other, so that the best is at the upper right: a pale
+    dot a run, a large mark a series' mean. runs has a row a run and the columns series, x, y.
+    """
+    ax = _axes(ax, 7.6, 4.4)
+    series = list(dict.fromkeys(runs["series"]))
+    looks = zip(series, [*COLORS[:6], GREY, COLORS[7]] * 2, "osD^vPX*<>hd", strict=False)
+    for one, color, marker in looks:
+        rows = runs[runs["series"] == one]
+        ax.plot(rows["x"], rows["y"], marker, color=color, alpha=0.35, ms=5, mew=0)
+        mean = {"color": color, "ms": 11, "mec": "white", "zorder": 3}
+        ax.plot(rows["x"].mean(), rows["y"].mean(), marker, label=one, **mean)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def unfreezing(rates, title, ax=None):
+    """The rate of every layer over training, a row a layer with the top one above: rates has a row
+    a step and a column a layer, in the order of joining. Hatched: frozen. At the right stands each
+    layer's highest rate.
+    """
+    ax = _axes(ax, 7.6, 0.46 * rates.shape[1] + 1.3)
+    steps = rates.index.to_numpy()
+    for y, (_, rate) in enumerate(rates.iloc[:, ::-1].items()):
+        joins = steps[np.argmax(rate.to_numpy() > 0)]
+        waiting = {"facecolor": "white", "edgecolor": GREY, "hatch": "////", "linewidth": 0.6}
+        ax.add_patch(plt.Rectangle((steps[0], y), joins - steps[0], 0.8, **waiting))
+        ax.fill_between(steps, y, y + 0.8 * rate / rate.max(), color=COLORS[1], linewidth=0)
+        ax.text(steps[-1], y + 0.3, f" {rate.max():.1e}", va="center", fontsize=10)
+    ax.set(title=title, xlabel="training step", xlim=(steps[0], steps[-1] * 1.15))
+    ax.set_yticks(np.arange(rates.shape[1]) + 0.4, rates.columns[::-1])
+    ax.tick_params(axis="y", length=0)
+    return ax
+
+
+def diagram(boxes, arrows, title, ax=None):
+    """Boxes and arrows, for a picture of an architecture.
+
+    boxes: {name: (x, y, width, height, text, kind)}, y upwards; kind: "learns" (orange), "frozen"
+    (hatched) or "data" (blue). arrows: [(from, to)], by name, from a lower box up to a higher one.
+    """
+    looks = {"learns": (COLORS[1], None), "frozen": ("white", "////"), "data": ("#CFE3F1", None)}
+    right = max(x + width for x, _, width, *_ in boxes.values())
+    top = max(y + height for _, y, _, height, *_ in boxes.values())
+    ax = _axes(ax, right + 0.3, top + 0.6)
+    for x, y, width, height, text, kind in boxes.values():
+        color, hatch = looks[kind]
+        style = {"facecolor": color, "edgecolor": GREY, "linewidth": 0.8, "hatch": hatch}
+        ax.add_patch(plt.Rectangle((x, y), width, height, **style))
+        behind = {"boxstyle": "round,pad=0.15", "facecolor": color, "edgecolor": "none"}
+        place = (x + width / 2, y + height / 2)
+        ax.text(*place, text, ha="center", va="center", fontsize=10, bbox=behind)
+    for one, other in arrows:
+        (x, y, width, height, *_), (u, v, wide, *_) = boxes[one], boxes[other]
+        ends = (x + width / 2, y + height), (u + wide / 2, v)
+        style = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.3}
+        ax.annotate("", ends[1], ends[0], arrowprops=style)
+    ax.set(title=title, xlim=(-0.05, right + 0.1), ylim=(-0.05, top + 0.1))
+    ax.axis("off")
+    return ax
+
+
+def guide(questions, title, ax=None):
+    """A guide to a decision: a row a question, its answers from left to right. questions:
+    {question: [(answer, what to do, kind)]}; kind: "train" (orange), "freeze" (blue) or "other".
+    """
+    looks = {"train": "#F9DDA8", "freeze": "#CFE3F1", "other": "#EEEEEE"}
+    height = 1.5
+    ax = _axes(ax, 11, height * len(questions) + 0.5)
+    for row, (question, answers) in enumerate(questions.items()):
+        y, width = height * (len(questions) - 1 - row), 8.9 / len(answers)
+        ax.text(0, y + 0.65, fill(question, 15), va="center", fontsize=13, fontweight="bold")
+        for i, (answer, advice, kind) in enumerate(answers):
+            place = (2.1 + width * i, y), width - 0.1, height - 0.2
+            ax.add_patch(plt.Rectangle(*place, facecolor=looks[kind], edgecolor=GREY, linewidth=0.8))
+            middle = {"x": 2.05 + width * (i + 0.5), "ha": "center", "va": "center", "fontsize": 12}
+            ax.text(y=y + 1.05, s=answer, fontweight="bold", **middle)
+            ax.text(y=y + 0.45, s=fill(advice, round(8.6 * width)), **middle)
+    ax.set(title=title, xlim=(0, 11), ylim=(-0.1, height * len(questions)))
+    ax.axis("off")
     return ax
 
 
@@ -726,7 +795,8 @@ def bands(table, title, xlabel, ylabel, log=False, ax=None):
 
 def effects_by_seed(table, title, xlabel, ylabel, ax=None):
     """Effects by seed around a zero line: every seed a pale dot, over them the mean with its 95 %
-    t interval. table has a row a seed and the columns x (a name), series, value.
+    t interval. table has a row a seed and the columns x (a name), series, value; a series may lack
+    a name.
     """
     from mtst_utils.experiments.intervals import t_interval
 
@@ -736,6 +806,8 @@ def effects_by_seed(table, title, xlabel, ylabel, ax=None):
         beside = 0.22 * (i - (len(series) - 1) / 2)
         for j, name in enumerate(names):
             values = table[(table.series == one) & (table.x == name)]["value"].to_numpy(float)
+            if not len(values):
+                continue
             spread = np.linspace(-0.05, 0.05, len(values))
             ax.plot(j + beside + spread, values, marker, color=color, alpha=0.3, ms=5, mew=0)
             mean, low, high = t_interval(values)
