@@ -766,7 +766,9 @@ def guide(questions, title, ax=None):
         ax.text(0, y + 0.65, fill(question, 15), va="center", fontsize=13, fontweight="bold")
         for i, (answer, advice, kind) in enumerate(answers):
             place = (2.1 + width * i, y), width - 0.1, height - 0.2
-            ax.add_patch(plt.Rectangle(*place, facecolor=looks[kind], edgecolor=GREY, linewidth=0.8))
+            ax.add_patch(
+                plt.Rectangle(*place, facecolor=looks[kind], edgecolor=GREY, linewidth=0.8)
+            )
             middle = {"x": 2.05 + width * (i + 0.5), "ha": "center", "va": "center", "fontsize": 12}
             ax.text(y=y + 1.05, s=answer, fontweight="bold", **middle)
             ax.text(y=y + 0.45, s=fill(advice, round(8.6 * width)), **middle)
