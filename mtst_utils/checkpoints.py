@@ -1,6 +1,6 @@
 """Going on after an interruption: the state of a training run in one file, whole or not there.
 
-Taught in notebook 02, section 5.
+Taught in notebook 02, section 2.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """The one place where a model's scores are computed.
 
-Taught in notebook 02, section 5.
+Taught in notebook 02, section 2.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ def evaluate(
     sentences it is None. A task is not divided by its own column. Scores over no label at all are
     NaN, with n = 0.
     Raises ValueError as `fit` does, and for a `by` that is no column.
-    Taught in notebook 02, section 5.
+    Taught in notebook 02, section 2.
     """
     by = checks.plain(by)
     labels, sentences = read_frame(model, frame)

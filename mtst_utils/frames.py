@@ -1,6 +1,6 @@
 """Frames of sentences: from a CSV, as token ids and labels, and in shuffled batches of like length.
 
-Taught in notebook 02, section 5.
+Taught in notebook 02, section 2.
 """
 
 import re
@@ -48,7 +48,7 @@ def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFr
     Refused: a row that is longer or shorter than the header, an empty text, a named column that is
     not there or there twice, a task called "text", fewer than two labels.
     Raises ValueError, naming the line (the header is line 1) and the column; FileNotFoundError.
-    Taught in notebook 02, section 10.
+    Taught in notebook 02, section 8.
     """
     checks.instance("path", path, (str, Path))
     checks.instance("text", text, str)

@@ -87,7 +87,7 @@ def warmup_linear(optimizer: Optimizer, total_steps: int, warmup_fraction: float
     between groups stay what they are.
     Raises ValueError for total_steps below 1, a fraction outside [0, 1), an optimizer whose rates
     are None.
-    Devlin et al. 2019 (BERT), appendix A.2. Taught in notebook 02, section 5.
+    Devlin et al. 2019 (BERT), appendix A.2. Taught in notebook 02, section 2.
     """
     checks.instance("optimizer", optimizer, Optimizer)
     total_steps = checks.whole("total_steps", total_steps, "of 1 or more", lambda v: v >= 1)

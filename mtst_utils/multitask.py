@@ -39,7 +39,7 @@ class Task:
 
     Raises ValueError for a name that cannot name a head, for fewer than two labels, for a label
     that is there twice, and for a weight that is not a positive number.
-    Taught in notebook 02, section 2.
+    Taught in notebook 02, section 1.
     """
 
     name: str
@@ -308,7 +308,7 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
     Hard parameter sharing (Caruana 1997). encoder: a SentenceEncoder; tasks: a list of Task;
     dropout: on the embedding, before the heads, in training.
     Raises TypeError or ValueError for no tasks, two of one name, or a dropout outside [0, 1).
-    Taught in notebook 02, section 2.
+    Taught in notebook 02, section 1.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """One process or several: who takes which rows of a batch, and how gradients become one.
 
-Taught in notebook 02, section 5.
+Taught in notebook 02, section 2.
 """
 
 import os

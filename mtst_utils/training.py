@@ -1,6 +1,6 @@
 """The training loop: epochs, batches, steps.
 
-Taught in notebook 02, sections 4 and 5.
+Taught in notebook 02, section 2.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ def fit(
     other way, also when this is interrupted.
     Raises ValueError for a missing column, an unknown label, an empty frame, the checkpoint of
     another run; TypeError for what is no scheduler or callback; FloatingPointError for a loss that
-    is not a number. Taught in notebook 02, section 5.
+    is not a number. Taught in notebook 02, section 2.
     """
     options = epochs, batch_size, parts, seed, clip_norm
     epochs, batch_size, parts, seed, clip_norm = checked_options(*options, callbacks, optimizer)
@@ -341,7 +341,7 @@ class History(pd.DataFrame):
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch. Taught in notebook 02, section 4."""
+    """Seed Python, NumPy and torch. Taught in notebook 02, section 2."""
     seed = checks.whole("seed", seed, "from 0 to 2**63 - 1", lambda v: 0 <= v < 2**63)
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -48,6 +48,23 @@ class Figures(Preprocessor):
         return cell, resources
 
 
+# What is too tall for its slide shrinks to it; words in tables begin at the left.
+FITTING = """
+<script>
+for (const cell of document.querySelectorAll(".reveal td")) {
+  const isNumber = !isNaN(cell.textContent.replace(/[−,%+]/g, ""));
+  cell.style.textAlign = isNumber ? "right" : "left";
+}
+function fit({ currentSlide }) {
+  currentSlide.style.zoom = 1;
+  currentSlide.style.zoom = Math.min(1, 700 / currentSlide.scrollHeight);
+}
+const deck = document.querySelector(".reveal");
+for (const event of ["ready", "slidechanged"]) deck.addEventListener(event, fit);
+</script>
+</body>"""
+
+
 def config(local: bool) -> Config:
     """The exporter's settings; local: scripts lie in node_modules beside the page."""
     c = Config()
@@ -80,7 +97,7 @@ def slides(notebook: Path, folder: Path = FOLDER) -> Path:
     local = fetch(folder)
     body, _ = SlidesExporter(config=config(local)).from_filename(str(notebook))
     page = folder / f"{notebook.stem}.html"
-    page.write_text(body, encoding="utf-8")
+    page.write_text(body.replace("</body>", FITTING), encoding="utf-8")
     needs = "works without a network" if local else "needs a network to be shown: npm is not there"
     print(f"{os.path.relpath(page)} {needs}")
     return page

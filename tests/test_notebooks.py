@@ -242,6 +242,7 @@ def test_slides_need_no_network_where_npm_is(tmp_path, slides, monkeypatch, caps
     path = NOTEBOOKS[0]
     monkeypatch.setattr(slides.shutil, "which", lambda name: None)
     page = slides.slides(path, tmp_path).read_text()
+    assert page.count(slides.FITTING) == 1  # what is too tall is made to fit
     assert "needs a network" in capsys.readouterr().out
     assert re.search(r'src="https://[^"]*require', page)
 

@@ -37,11 +37,18 @@ GRID = pd.DataFrame(
 DOTS = pd.DataFrame(
     {"name": ["p", "p", "q"], "series": ["a", "a", "b"], "value": [50.0, 60.0, 70.0]}
 )
+SIZES = pd.DataFrame(
+    [
+        {"n": 5, "name": "s", "effect": -1, "low": -2, "high": 0, "seeds": [-1.5, -0.5]},
+        {"n": 5, "name": "t", "effect": 1, "low": 0.5, "high": 2, "seeds": []},
+    ]
+).assign(margin=1, verdict=["cannot tell", "holds"])
 CURVES = pd.DataFrame(
     {"x": [16, 16, 32, 32], "series": ["a", "a", "a", "b"], "value": [40.0, 50.0, 60.0, 70.0]}
 )
 DRAWN = {
     "sentence_to_vector": (["a", "b", "[PAD]"], [1, 1, 0], np.eye(3, 2), "T"),
+    "encoder_and_heads": ({"encoder": 9000, "a": 6, "b": 4}, {"a": "xyz", "b": "uv"}, 2, "T"),
     "similarity_heatmap": (np.eye(4), ["x", "x", "y", "y"], "T"),
     "group_means": (np.eye(4), ["x", "x", "y", "y"], "T"),
     "dumbbells": (pd.DataFrame({"a": [0.1, 0.2], "b": [0.3, 0.1]}, index=["p", "q"]), "T", "x"),
@@ -70,7 +77,7 @@ DRAWN = {
         "T",
     ),
     "trade_off": (GRID, GRID, "T", "x", "y"),
-    "paper_figure": (SCORES, "T"),
+    "paper_figure": (SCORES, "T", "score"),
     "strategies": (
         pd.DataFrame({"A": [True, False], "B": [True, True]}, index=["embeddings", "head"]),
         "T",
@@ -93,6 +100,7 @@ DRAWN = {
         "x",
         "y",
     ),
+    "effects_by_size": (SIZES, {5: "five", 9: "nine"}, "T", "y"),
     "rule_and_measured": (
         pd.DataFrame({"decay 0.5": [0.5, 1]}, index=["embeddings", "block 0"]),
         {"decay 0.5": [[0.4, 0.6], [1.0, 1.1]]},
@@ -179,7 +187,7 @@ def test_confusion_rows_are_the_truth():
         for row in (0, 1)
         for column in (0, 1)
     ]
-    assert texts == ["0.33", "0.67", "0.00", "1.00"]
+    assert texts == ["33", "67", "0", "100"]  # per cent
 
 
 def test_heatmap_writes_its_values_or_the_texts_given():
@@ -292,6 +300,33 @@ def test_a_series_may_lack_a_name():
     axes = plots.effects_by_seed(seeds, "T", "x", "y")
     assert [bar[0].get_ydata().tolist() for bar in axes.containers] == [[1.5], [3.5]]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["u", "v"]
+
+
+def test_effects_by_size_say_what_is_not_measured():
+    axes = plots.effects_by_size(*DRAWN["effects_by_size"])
+    said = [t.get_text().strip().replace("\n", " ") for t in axes.texts]
+    assert said == ["−1.0", "+1.0", "not measured yet"]
+    assert axes.texts[-1].get_position()[0] == 1  # over "nine"
+    assert axes.lines[0].get_ydata().tolist() == [-1.5, -0.5]
+    colors = [bar[0].get_color() for bar in axes.containers]
+    assert colors == [plots.VERDICT_COLORS["cannot tell"], plots.VERDICT_COLORS["holds"]]
+    named = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert named == ["cannot tell", "holds", "s", "t"]
+
+
+def test_a_picture_of_the_model_names_every_part():
+    axes = plots.encoder_and_heads(*DRAWN["encoder_and_heads"])
+    said = " ".join(t.get_text().replace("\n", " ") for t in axes.texts)
+    for part in ("9,000 parameters", "head: a 6 parameters", "logits [B, 3]", "head: b", "[B, 2]"):
+        assert part in said
+    assert "gradient of the b loss" in said
+
+
+def test_the_published_table_shows_every_seed():
+    axes = plots.paper_figure(SCORES.assign(value=100 * SCORES.value), "T", "points")
+    assert axes.get_ylim()[1] == 100
+    dots = [line.get_ydata() for line in axes.lines if len(line.get_ydata()) == 3]
+    assert [list(d.round()) for d in dots] == [[50, 60, 70]] * 2  # B in both domains
 
 
 def test_measured_dots_stand_at_their_layer():

@@ -1,7 +1,7 @@
 """What the multi-task model is compared with: people, VADER, TF-IDF; and the scores of VADER's
 paper.
 
-Taught in notebook 02, sections 1 and 6.
+Taught in notebook 02, section 7.
 """
 
 import numpy as np

@@ -30,11 +30,11 @@ CLAIMS = {  # number: what is claimed, who says so besides, where it is shown
         "01, section 2",
     ),
     3: ("Mean pooling is simple and effective", "Reimers & Gurevych 2019", "01, section 5"),
-    4: ("One shared encoder serves both tasks for the price of one", "", "02, section 6"),
+    4: ("One shared encoder serves both tasks for the price of one", "", "02, section 3"),
     5: (
         "The summed loss trains both tasks jointly, without losing to two single-task models",
         "",
-        "02, section 6",
+        "02, section 3",
     ),
     6: ("Everything frozen: nothing is learned", "", "03, section 2"),
     7: ("Everything frozen: the cheapest in time and memory", "", "03, section 1"),

@@ -75,7 +75,7 @@ def load_human_ratings(folder=None):
     rating (-4 to +4).
 
     In 196 tweets the published mean is not the mean of the ratings listed. Taught in notebook 02,
-    section 1.
+    section 7.
     """
     frames, start = [], 0
     for domain, items in _read(_archive(folder)).items():

@@ -144,6 +144,53 @@ def sentence_to_vector(tokens, mask, vectors, title, ax=None):
     return ax
 
 
+def encoder_and_heads(parameters, labels, dimension, title, ax=None):
+    """One encoder and a head a task, from left to right: black arrows are the forward pass, dashed
+    ones in a task's colour the gradients of its loss, which meet in the encoder.
+
+    parameters: {"encoder": how many it has, task: how many its head has}; labels: {task: its
+    labels}; dimension: the length of the embedding.
+    """
+    ax = _axes(ax, 11, 1.15 * len(labels) + 1.1)
+    middle = (len(labels) - 1) / 2
+
+    def box(x, y, width, height, text, color="white"):
+        ax.add_patch(plt.Rectangle((x, y - height / 2), width, height, fc=color, ec=GREY))
+        ax.text(x + width / 2, y, text, ha="center", va="center", fontsize=10)
+
+    def arrow(start, end, color="black", style="-"):
+        how = {"arrowstyle": "-|>", "color": color, "linewidth": 1.6, "linestyle": style}
+        ax.annotate("", end, start, arrowprops=how | {"shrinkA": 0, "shrinkB": 0})
+
+    box(0, middle, 1.35, 0.7, "sentences\n[B]")
+    body = f"encoder: backbone and mean\n{parameters['encoder']:,} parameters,\nshared by all tasks"
+    box(1.85, middle, 2.75, 1.1, body, "#EEEEEE")
+    box(5.1, middle, 1.35, 0.7, f"embedding\n[B, {dimension}]")
+    arrow((1.35, middle), (1.85, middle))
+    arrow((4.6, middle), (5.1, middle))
+    for i, (task, names) in enumerate(labels.items()):
+        y, color = len(labels) - 1 - i, COLORS[i]
+        side = 0.12 if y >= middle else -0.12  # the gradient beside the forward pass
+        box(7.3, y, 1.85, 0.7, f"head: {task}\n{parameters[task]:,} parameters", color + "33")
+        box(9.65, y, 1.5, 0.7, f"logits\n[B, {len(names)}]", color + "33")
+        ax.text(11.25, y, "\n".join(names), va="center", fontsize=9, color="#444444")
+        arrow((6.45, middle + side), (7.3, y))
+        arrow((9.15, y), (9.65, y))
+        outer = 0.62 if y >= middle else -0.62
+        path = [10.4, 10.4, 5.8], [y + 0.57 * outer, y + outer, y + outer]
+        ax.plot(*path, color=color, linestyle="--", linewidth=1.6)
+        arrow((5.8, y + outer), (4.2, middle + 4.6 * side), color, "--")
+        ax.text(9, y + 1.22 * outer, f"gradient of the {task} loss", **_centred(color))
+    top = len(labels) - 1 + 0.95
+    ax.set(title=title, xlim=(-0.1, 13), ylim=(-0.95, top))
+    ax.axis("off")
+    return ax
+
+
+def _centred(color):
+    return {"ha": "center", "va": "center", "fontsize": 9, "color": color}
+
+
 def _by_group(groups):
     """The names of groups in order of appearance, and the positions of each one's members."""
     groups = np.asarray(groups)
@@ -424,7 +471,7 @@ def learning_curves(history, title, ax=None):
 
 
 def confusion(truth, predicted, labels, title, ax=None):
-    """Confusion matrix as shares of each true class: rows the truth, columns the prediction."""
+    """Confusion matrix in per cent of each true class: rows the truth, columns the prediction."""
     from sklearn.metrics import confusion_matrix
 
     ax = _axes(ax, 1.1 * len(labels) + 1.5, 1.0 * len(labels) + 1)
@@ -434,7 +481,7 @@ def confusion(truth, predicted, labels, title, ax=None):
         ax.text(
             column,
             row,
-            f"{share:.2f}",
+            f"{100 * share:.0f}",
             ha="center",
             va="center",
             color="white" if share > 0.5 else "black",
@@ -552,53 +599,31 @@ def layer_rates(tables, title, ax=None, limits=None):
     return ax
 
 
-def paper_figure(scores, title, human="one human rater", ax=None):
-    """A score per domain and system: scores has the columns domain, setting, seed, value. Several
-    seeds show as their mean with its 95 % t interval; the human rater is a line across each domain.
+def paper_figure(scores, title, ylabel, human="one human rater", ax=None):
+    """A score per domain and system, in points: scores has the columns domain, setting, seed,
+    value. Every seed is a dot, their mean the large one with its number; the human rater is a line
+    across each domain.
     """
-    from mtst_utils.experiments.intervals import t_interval
-
-    ax = _axes(ax, 9, 4)
-    domains, systems = (
-        list(dict.fromkeys(scores["domain"])),
-        [s for s in dict.fromkeys(scores["setting"]) if s != human],
-    )
+    ax = _axes(ax, 11, 4)
+    domains = list(dict.fromkeys(scores["domain"]))
+    systems = [name for name in dict.fromkeys(scores["setting"]) if name != human]
     values = scores.groupby(["setting", "domain"])["value"]
     for i, (system, color, marker) in enumerate(
-        zip(systems, [COLORS[1], COLORS[5], COLORS[0]], "s^o", strict=False)
+        zip(systems, [COLORS[j] for j in (1, 5, 0, 2)], "s^oD", strict=False)
     ):
         for j, domain in enumerate(domains):
             seeds = values.get_group((system, domain))
-            mean, low, high = t_interval(seeds) if len(seeds) > 1 else (seeds.mean(),) * 3
-            x = j + 0.28 * (i - (len(systems) - 1) / 2)
-            ax.errorbar(
-                x,
-                mean,
-                yerr=[[mean - low], [high - mean]],
-                fmt=marker,
-                color=color,
-                markersize=9,
-                capsize=4,
-                label=system if j == 0 else None,
-            )
-            ax.text(x + 0.05, mean, f"{mean:.2f}", va="center", fontsize=9)
+            x = j + 0.2 * (i - (len(systems) - 1) / 2)
+            ax.plot([x] * len(seeds), seeds, marker, color=color, alpha=0.3, ms=5, mew=0)
+            ax.plot(x, seeds.mean(), marker, color=color, ms=8, label=None if j else system)
+            above = {"textcoords": "offset points", "ha": "center", "va": "bottom", "fontsize": 9}
+            ax.annotate(f"{seeds.mean():.0f}", (x, seeds.max()), (0, 5), **above)
     for j, domain in enumerate(domains):
         level = values.get_group((human, domain)).mean()
-        ax.plot(
-            [j - 0.42, j + 0.42],
-            [level, level],
-            color="black",
-            linewidth=1.6,
-            label=human if j == 0 else None,
-        )
-    ax.set(
-        title=title,
-        ylabel="sign F1, weighted by support",
-        xticks=range(len(domains)),
-        ylim=(0.5, 1),
-    )
+        ax.hlines(level, j - 0.42, j + 0.42, color="black", label=None if j else human)
+    ax.set(title=title, ylabel=ylabel, xticks=range(len(domains)), ylim=(None, 100))
     ax.set_xticklabels(domains)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=5)
     return ax
 
 
@@ -816,6 +841,46 @@ def effects_by_seed(table, title, xlabel, ylabel, ax=None):
     ax.set_xticks(range(len(names)), names)
     if len(series) > 1:
         ax.legend()
+    return ax
+
+
+def effects_by_size(table, sizes, title, ylabel, ax=None):
+    """What a comparison gives for each number of training sentences, coloured by its verdict; the
+    band is the margin. Where there are no rows, it says so.
+
+    table: a row a comparison, with the columns n, name (a marker), effect, low, high, margin,
+    verdict and seeds (what each seed gave, drawn as dots; may be empty). sizes: {n: its name}.
+    """
+    ax = _axes(ax, 7.2, 3.8)
+    names, places = list(dict.fromkeys(table["name"])), {n: i for i, n in enumerate(sizes)}
+    for marker, (i, name) in zip("osD^", enumerate(names), strict=False):
+        beside = 0.3 * (i - (len(names) - 1) / 2)
+        for row in table[table["name"] == name].itertuples():
+            x, color = places[row.n] + beside, VERDICT_COLORS[row.verdict]
+            spread = x + np.linspace(-0.06, 0.06, len(row.seeds))
+            ax.plot(spread, row.seeds, marker, color=color, alpha=0.3, ms=5, mew=0)
+            errors = [[row.effect - row.low], [row.high - row.effect]]
+            bar = {"fmt": marker, "color": color, "ms": 8, "lw": 2, "capsize": 4}
+            ax.errorbar(x, row.effect, yerr=errors, **bar)
+            text = f"{row.effect:+.1f}".replace("-", "−")
+            below = {"textcoords": "offset points", "ha": "center", "va": "top"}
+            ax.annotate(text, (x, min([row.low, *row.seeds])), (0, -5), **below)
+    ax.axhline(0, color="black", linewidth=1)
+    margin = table["margin"].max()
+    ax.axhspan(-margin, margin, color=GREY, alpha=0.15, linewidth=0, zorder=0)
+    for n in set(sizes) - set(table["n"]):
+        white = {"facecolor": "white", "edgecolor": "none"}
+        ax.text(places[n], 0, "not\nmeasured\nyet", bbox=white, **_centred("#555555"))
+    seen = dict.fromkeys(table["verdict"])
+    marks = [plt.Line2D([], [], color=VERDICT_COLORS[v], lw=4, label=v) for v in seen]
+    marks += [
+        plt.Line2D([], [], color="black", marker=marker, ls="", label=name)
+        for marker, name in zip("osD^", names, strict=False)
+    ]
+    ax.legend(handles=marks, fontsize=9, loc="upper left", ncols=2)
+    ax.set(title=title, ylabel=ylabel, xlabel="training sentences", xlim=(-0.5, len(sizes) - 0.5))
+    ax.margins(y=0.12)
+    ax.set_xticks(range(len(sizes)), sizes.values())
     return ax
 
 

@@ -1,6 +1,6 @@
 """A split that does not leak: near duplicates and sentences of one document stay on the same side.
 
-Taught in notebook 02, section 1; checks in data/README.md.
+Taught in notebook 02, section 7; checks in data/README.md.
 """
 
 import hashlib

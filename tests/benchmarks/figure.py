@@ -47,10 +47,10 @@ ROWS = (
         for part in PARTS
     }
     | {
-        f"{short}: heads alone, ten epochs end to end, against HF Trainer": (
+        f"{short}: ten epochs of heads alone end to end, against HF Trainer": (
             f"one epoch with a part frozen, {name}",
-            "heads alone, ten epochs end to end, with the cache filled",
-            "heads alone, ten epochs end to end, HF Trainer",
+            "ten epochs of heads alone end to end, with the cache filled",
+            "ten epochs of heads alone end to end, HF Trainer",
         )
         for short, name in MODELS.items()
     }

@@ -83,7 +83,7 @@ RUNS = {
     for how in (PEER, WITHOUT, FILLED)
 }
 RUNS |= {f"heads alone in batches of 128, {how}": epoch(0, how, 128) for how in (WITHOUT, FILLED)}
-TEN = "heads alone, ten epochs end to end"
+TEN = "ten epochs of heads alone end to end"
 RUNS |= {f"{TEN}, {how}": end_to_end(how) for how in (PEER, FILLED)}
 RUNS["everything"] = epoch(None, WITHOUT)
 
