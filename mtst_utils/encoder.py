@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from sklearn.metrics.pairwise import cosine_similarity
@@ -46,12 +45,10 @@ def cosine_matrix(a: ArrayLike, b: ArrayLike | None = None) -> np.ndarray:
             f"cosine_matrix needs [N, H] and [M, H]; got {list(a.shape)} and {list(b.shape)}"
         )
     for name, rows in (("a", a), ("b", b)):
-        bad = (
-            ~np.isfinite(rows).all(1) if np.issubdtype(rows.dtype, np.number) else np.ones(1, bool)
-        )
-        if bad.any():
+        finite = np.isfinite(rows).all(1) if np.issubdtype(rows.dtype, np.number) else [False]
+        if not np.all(finite):
             raise ValueError(
-                f"cosine_matrix needs finite numbers; row {int(bad.argmax())} of {name} holds "
+                f"cosine_matrix needs finite numbers; row {np.argmin(finite)} of {name} holds "
                 "another value"
             )
     return cosine_similarity(a, b)
@@ -140,7 +137,7 @@ class SentenceEncoder(nn.Module):
             _check_words(self.backbone, input_ids)
             raise
         pooled = self.dense(POOLINGS[self.pooling](hidden, attention_mask))
-        return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
+        return nn.functional.normalize(pooled) if self.normalize else pooled
 
     def tokenize(self, sentences: list[str]) -> tuple[list[list[int]], int]:
         """Strings -> (a list of token id lists, cut at max_length; how many were cut).
@@ -206,7 +203,7 @@ class SentenceEncoder(nn.Module):
         self,
         module: nn.Module,
         sentences: list[str],
-        precision: str = "float32",
+        precision: str,
         token_budget: int | None = None,
         progress: bool = False,
     ) -> Iterator[tuple[list[int], Any]]:
@@ -320,10 +317,7 @@ def _view_for_predicting(
         # By __dict__: a task may have any name, "_modules" too.
         own = view.__dict__
         own["training"] = False
-        own["_parameters"] = {
-            name: p if p is None else weights.get(id(p), p)
-            for name, p in module._parameters.items()
-        }
+        own["_parameters"] = {name: weights.get(id(p), p) for name, p in module._parameters.items()}
         own["_modules"] = {
             name: part if part is None else _view_for_predicting(part, weights, views)
             for name, part in module._modules.items()
@@ -363,7 +357,7 @@ def checked_sentences(sentences: Iterable[str], name: str = "sentences") -> list
     for other containers and for the first element that is no string, ValueError for the first that
     holds half a character, each with its position.
     """
-    if isinstance(sentences, pd.DataFrame) or hasattr(sentences, "columns"):
+    if hasattr(sentences, "columns"):
         raise TypeError(f"{name} must be one column, as frame['text']; got a frame")
     refused = (str, bytes, bytearray, Mapping, Set, type)
     no_sequence = not hasattr(sentences, "__iter__") or getattr(sentences, "ndim", 1) == 0

@@ -253,7 +253,7 @@ class RegressionTask(Task):
         """Mean absolute error, in the labels' unit, and Pearson's r; NaN if it has no meaning."""
         said = probabilities[:, 0]
         error = float(np.abs(said - truth).mean()) if len(truth) else float("nan")
-        varies = len(truth) > 1 and np.ptp(truth) > 0 and np.ptp(said) > 0
+        varies = len(truth) and np.ptp(truth) > 0 and np.ptp(said) > 0
         r = float(np.corrcoef(said, truth)[0, 1]) if varies else float("nan")
         return {"mean absolute error": error, "r": r}
 
@@ -460,7 +460,7 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
         encoder = SentenceEncoder.from_pretrained(folder)
         try:
             settings = json.loads((folder / "tasks.json").read_text(encoding="utf-8"))
-            tasks = [_task_of(row, folder) for row in settings["tasks"]]
+            tasks = [_task_of(row) for row in settings["tasks"]]
             model = cls(encoder, tasks, settings["dropout"])
             state = load_file(folder / "heads.safetensors")
         except Exception as error:  # one not there, damaged: many kinds
@@ -518,13 +518,13 @@ def storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _task_of(row: dict, folder: Path) -> Task:
+def _task_of(row: dict) -> Task:
     """A task as tasks.json describes it."""
     options = dict(row)
     kind = options.pop("kind", "Task")
     if kind not in KINDS:
         raise ValueError(
-            f"{folder}: task {row['name']!r} is of kind {kind!r}; known are {', '.join(KINDS)}. "
+            f"task {row['name']!r} is of kind {kind!r}; known are {', '.join(KINDS)}. "
             "Add a kind of your own to mtst_utils.multitask.KINDS before loading"
         )
     if kind == "RegressionTask":

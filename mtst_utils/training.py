@@ -154,10 +154,10 @@ class Run:
         epochs: int,
         data: TrainingData,
         processes: Processes,
-        callbacks: Sequence = (),
-        precision: str = "auto",
-        clip_norm: float = 1.0,
-        acceleration: bool = True,
+        callbacks: Sequence,
+        precision: str,
+        clip_norm: float,
+        acceleration: bool,
     ) -> None:
         self.model, self.data, self.processes = model, data, processes
         self.callbacks, self.is_main = callbacks, processes.is_main
@@ -170,7 +170,7 @@ class Run:
         self.optimizer = optimizer if optimizer is not None else default_optimizer(model)
         for group in self.optimizer.param_groups:
             # A rate of NumPy's or torch's would be counted in float32, and fit no checkpoint.
-            group.update({name: checks.plain(v) for name, v in group.items() if name != "params"})
+            group.update({name: checks.plain(value) for name, value in group.items()})
         if not callable(scheduler):
             raise TypeError(f"scheduler {SCHEDULER}; got an object, {type(scheduler).__name__}")
         self.scheduler = scheduler(self.optimizer, self.total_steps)
@@ -292,8 +292,8 @@ class Run:
 
     def clear_gradients(self) -> None:
         """Also of parameters that the optimizer does not hold, which would count when clipping."""
-        self.model.zero_grad(set_to_none=True)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad()
+        self.optimizer.zero_grad()
 
     def record(self, losses: Mapping[str, float]) -> None:
         """One more row of the history."""

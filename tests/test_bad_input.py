@@ -205,6 +205,7 @@ ROWS = [
         TypeError,
         "tasks must be a list of at least one Task; got []",
     ),
+    (lambda t: mtst.MultiTaskModel(t.encoder, 3), TypeError, "tasks must be a list; got 3"),
     (lambda t: mtst.MultiTaskModel(t.encoder, ["sentiment"]), TypeError, "got ['sentiment']"),
     (
         lambda t: mtst.MultiTaskModel(t.encoder, [TASK, TASK]),
@@ -220,6 +221,11 @@ ROWS = [
         lambda t: mtst.MultiTaskModel(t.encoder, [TASK], dropout=1.5),
         ValueError,
         "dropout must be a number from 0 to below 1; got 1.5",
+    ),
+    (
+        lambda t: mtst.MultiTaskModel.from_pretrained(3),
+        TypeError,
+        "name must be of type str or PathLike; got 3",
     ),
     (
         lambda t: mtst.MultiTaskModel.from_pretrained(t.folder / "nowhere"),
@@ -352,6 +358,7 @@ ROWS = [
         ValueError,
         "groups must be those of layerwise_lr_groups",
     ),
+    (lambda t: mtst.lr_table(3), TypeError, "groups must be a list; got 3"),
     (lambda t: mtst.lr_table([]), ValueError, "groups must be those of layerwise_lr_groups"),
     (
         lambda t: mtst.warmup_linear(SGD, 0),
@@ -480,6 +487,7 @@ ROWS = [
         TypeError,
         "seed must be a whole number from 0 to 2**63 - 1; got 'x'",
     ),
+    (lambda t: t.fit(seed=2**63), ValueError, "2**63 - 1; got 9223372036854775808"),
     (
         lambda t: t.fit(precision="fp8"),
         ValueError,
@@ -526,7 +534,7 @@ ROWS = [
     ),
     (lambda t: mtst.seed_everything(1.5), TypeError, "got 1.5 of type float"),
     (lambda t: mtst.seed_everything(-1), ValueError, "got -1"),
-    (lambda t: mtst.seed_everything(2**70), ValueError, "got 1180591620717411303424"),
+    (lambda t: mtst.seed_everything(2**63), ValueError, "got 9223372036854775808"),
 ]
 
 

@@ -146,7 +146,10 @@ def test_corpus_that_cannot_be_had(tmp_path, monkeypatch, capsys, caplog):
     assert list((tmp_path / "corpus").iterdir()) == []
     # Nothing that would stay in a notebook which is run in a fresh clone and saved.
     assert capsys.readouterr() == ("", "")
-    assert "Fetching the rated-sentences corpus" in caplog.text
+    [(logger, _, notice)] = caplog.record_tuples
+    assert logger.startswith("mtst_utils")
+    assert notice.startswith("Fetching the rated-sentences corpus")
+    assert notice.endswith(str(tmp_path / "corpus"))
 
 
 def test_altered_corpus_is_refused(tmp_path):

@@ -88,6 +88,8 @@ def test_progress_of_encode(tiny_encoder, monkeypatch):
     assert Bar.seen == 3
     tiny_encoder.encode(["a"])
     assert Bar.options["disable"] is True
+    small.model().predict(["a"])
+    assert Bar.options["disable"] is True
 
 
 def test_token_budgets(tiny_encoder, monkeypatch):
@@ -217,6 +219,10 @@ def test_a_model_from_the_hub_is_asked_for_by_name_and_revision(tmp_path, monkey
     model = mtst.MultiTaskModel.from_pretrained("someone/something", **options)
     assert asked == [("someone/something", options | {"force_download": False})]
     assert model.dropout.p == 0.3
+    mtst.MultiTaskModel.from_pretrained("someone/something")
+    nothing = dict.fromkeys(("revision", "token", "cache_dir"))
+    nothing |= {"local_files_only": False, "force_download": False}
+    assert asked[1] == ("someone/something", nothing)
     assert (tmp_path / "tasks.json").read_text().startswith('{\n  "')
 
 
@@ -345,7 +351,9 @@ def test_processes_record_the_mean_of_their_losses():
         several = SimpleNamespace(
             device=CPU, is_main=True, mean=lambda values, factor=factor: values * factor
         )
-        run = training.Run(model, None, mtst.warmup_linear, 2, data, several)
+        run = training.Run(
+            model, None, mtst.warmup_linear, 2, data, several, (), "float32", 1.0, True
+        )
         assert (run.unchanged_from, run.unchanged_until, run.step, run.epoch) == (0, 4, 0, 0)
         run.show_progress(False)
         for _ in range(2):

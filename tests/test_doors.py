@@ -66,6 +66,7 @@ def test_a_folder_of_version_2_opens_and_its_longest_sentence_is_what_it_states(
         (folder / "sentence_roberta_config.json").write_text(json.dumps(settings))
         ours = mtst.SentenceEncoder.from_pretrained(folder)
         assert ours.max_length == length
+        assert ours.tokenizer.model_max_length == max(stated or 0, 20)
         assert np.abs(ours.encode(TEXTS) - expected).max() < 1e-5
 
 

@@ -1,16 +1,25 @@
 """SentenceEncoder: parity, invariance, bad input, saving."""
 
+import copy
 import json
 import warnings
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import tiny_backbone, tiny_tokenizer
 from sentence_transformers import SentenceTransformer
+from tokenizers import normalizers
 
 import mtst_utils as mtst
-from mtst_utils.encoder import batches_by_tokens, eval_mode
+from mtst_utils.encoder import (
+    _lower_casing,
+    _lowers_first,
+    _view_for_predicting,
+    batches_by_tokens,
+    eval_mode,
+)
 from mtst_utils.precision import _log_once
 
 TEXTS = [
@@ -147,6 +156,7 @@ def test_encode_leaves_training_mode_as_it_was(tiny_encoder):
         (5, "sentences must be a list of strings; got int"),
         (b"bytes", "got bytes"),
         ({"text": "a"}, "got dict"),
+        (np.array("a"), "sentences must be a list of strings; got ndarray"),
     ],
 )
 def test_what_is_not_a_string_is_named(tiny_encoder, sentences, message):
@@ -163,8 +173,9 @@ def test_what_is_not_a_string_is_named(tiny_encoder, sentences, message):
     ],
 )
 def test_bad_options(tiny_encoder, options, message):
-    with pytest.raises(ValueError, match=message):
-        tiny_encoder.encode(["a"], **options)
+    for sentences in (["a"], "a"):
+        with pytest.raises(ValueError, match=message):
+            tiny_encoder.encode(sentences, **options)
 
 
 @pytest.mark.parametrize(
@@ -192,9 +203,9 @@ def test_longest_input_the_positions_allow(kind):
 
 def test_truncation_keeps_the_closing_token_and_is_counted_once():
     encoder = mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer(), max_length=8)
-    ids, cut = encoder.tokenize(["a " * 20, "a b c", "b " * 7])
-    assert [len(row) for row in ids] == [8, 5, 8]
-    assert [row[-1] for row in ids] == [3, 3, 3]
+    ids, cut = encoder.tokenize(["a " * 20, "a b c", "b " * 7, "a " * 6])
+    assert [len(row) for row in ids] == [8, 5, 8, 8]
+    assert [row[-1] for row in ids] == [3] * 4
     assert cut == 2
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -202,6 +213,54 @@ def test_truncation_keeps_the_closing_token_and_is_counted_once():
     assert [str(w.message) for w in caught] == [
         "2 of 4 sentences are longer than max_length=8 tokens and were cut there"
     ]
+
+
+def test_the_shortest_length_leaves_one_word():
+    shortest = mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer(), max_length=3)
+    assert shortest.tokenize(["the cat sat"]) == ([[2, 4, 3]], 1)
+
+
+def test_transformers_does_not_warn_of_long_sentences_as_well(tiny_encoder, monkeypatch):
+    said = []
+    logger = transformers.tokenization_utils_base.logger
+    monkeypatch.setattr(logger, "warning", lambda *message, **_: said.append(message))
+    tiny_encoder.tokenize(["a " * 60])
+    assert said == []
+
+
+def test_padding_is_the_tokenizers_own():
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = "[UNK]"
+    ids, mask = mtst.SentenceEncoder(tiny_backbone(), tokenizer).collate([[2, 5, 3], [2, 3]])
+    assert ids.tolist() == [[2, 5, 3], [2, 3, 1]]
+    assert mask.tolist() == [[1, 1, 1], [1, 1, 0]]
+
+
+def test_a_backbone_that_states_no_positions_takes_what_its_tokenizer_takes():
+    backbone = tiny_backbone()
+    backbone.config = copy.deepcopy(backbone.config)  # other tests have the same one
+    backbone.config.max_position_embeddings = 0
+    assert mtst.SentenceEncoder(backbone, tiny_tokenizer()).max_length == 40
+
+
+def test_token_types_are_left_out_where_the_backbone_takes_none():
+    mpnet = mtst.SentenceEncoder(tiny_backbone("mpnet"), tiny_tokenizer())
+    ids, mask = mpnet.collate([[2, 5, 3]])
+    assert torch.equal(mpnet(ids, mask, torch.zeros_like(ids)), mpnet(ids, mask))
+
+
+def test_a_part_that_was_taken_out_stays_out(tiny_encoder):
+    expected = tiny_encoder.encode(TEXTS)
+    tiny_encoder.backbone.pooler = None
+    assert np.array_equal(tiny_encoder.encode(TEXTS), expected)
+
+
+def test_hooks_of_a_view_are_its_own(tiny_encoder):
+    view = _view_for_predicting(tiny_encoder, {}, {})
+    view.register_forward_hook(print)
+    view.register_forward_pre_hook(print)
+    assert not tiny_encoder._forward_hooks
+    assert not tiny_encoder._forward_pre_hooks
 
 
 # on its own: mutation testing puts frames of its own between
@@ -218,6 +277,7 @@ def test_batches_by_tokens():
     assert batches[0] == [6]  # longer than the budget: alone
     assert all(len(batch) * max(lengths[i] for i in batch) <= 12 for batch in batches[1:])
     assert batches_by_tokens([], 12) == []
+    assert batches_by_tokens([3, 3, 3, 3], 6) == [[0, 1], [2, 3]]  # just within
 
 
 @pytest.mark.parametrize(
@@ -237,6 +297,37 @@ def test_saved_folder_opens_here_and_in_sentence_transformers(tmp_path, settings
     peer = SentenceTransformer(str(tmp_path / "saved"))
     assert np.abs(peer.encode(texts) - encoder.encode(texts)).max() < 1e-5
     assert peer.max_seq_length == encoder.max_length
+
+
+def test_what_no_folder_can_hold_is_told(tmp_path, tiny_encoder):
+    tiny_encoder.own = torch.nn.Linear(2, 2)
+    with pytest.warns(UserWarning, match=r"\['own.weight', 'own.bias'\] are not written"):
+        tiny_encoder.save_pretrained(tmp_path)
+
+
+def test_a_folder_that_states_nothing_keeps_its_case(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = None
+    tokenizer.save_pretrained(tmp_path)
+    tiny_backbone().save_pretrained(tmp_path)
+    opened = mtst.SentenceEncoder.from_pretrained(tmp_path)
+    assert opened.tokenize(["The cat"])[0] == [[2, 1, 5, 3]]  # no word begins with a capital
+
+
+@pytest.mark.parametrize("before", [None, normalizers.Replace("hat", "cat")])
+def test_lower_casing_comes_before_what_the_tokenizer_does(before):
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = before
+    assert not _lowers_first(tokenizer)
+    _lower_casing(tokenizer)
+    assert _lowers_first(tokenizer)
+    assert tokenizer("CAT" if before is None else "HAT")["input_ids"] == [2, 5, 3]
+
+
+def test_a_tokenizer_that_cannot_lower_the_case_is_refused():
+    assert not _lowers_first(object())
+    with pytest.raises(ValueError, match="do_lower_case is not applied to a object"):
+        _lower_casing(object())
 
 
 def test_settings_of_a_foreign_folder_are_honoured(tmp_path):

@@ -72,6 +72,12 @@ def test_weight_decay_spares_vectors_only():
     assert id(net.encoder.backbone.encoder.relative_attention_bias.weight) in decayed
 
 
+def test_a_table_of_groups_made_by_hand():
+    group = {"params": [torch.zeros(2, 3), torch.zeros(3)], "layer": "heads", "lr": 0.1}
+    rows = mtst.lr_table([group]).to_dict("records")
+    assert rows == [{"name": "heads", "lr": 0.1, "parameters": 9}]
+
+
 def test_frozen_parameters_are_left_out():
     net = model()
     net.encoder.backbone.embeddings.requires_grad_(False)
@@ -94,6 +100,12 @@ def test_ratios_stay_through_warmup_and_decay():
     assert peaks.index(max(peaks)) == 4  # five steps of warm-up
     assert peaks[0] == pytest.approx(max(peaks) / 5)
     assert optimizer.param_groups[0]["lr"] == 0
+
+
+def test_a_single_step_is_taken_at_the_whole_rate():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    mtst.warmup_linear(optimizer, 1)
+    assert optimizer.param_groups[0]["lr"] == 0.1
 
 
 SCHEDULES = {

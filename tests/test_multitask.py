@@ -76,6 +76,15 @@ def test_missing_labels_count_for_nothing(model):
     assert model.heads["sentiment"].weight.grad.abs().sum() == 0
 
 
+def test_an_encoder_of_ones_own_need_not_know_token_types(tiny_encoder):
+    class Plain(mtst.SentenceEncoder):
+        def forward(self, input_ids, attention_mask):
+            return super().forward(input_ids, attention_mask)
+
+    own = Plain(tiny_encoder.backbone, tiny_encoder.tokenizer)
+    assert mtst.MultiTaskModel(own, TASKS)(**INPUTS, labels=LABELS).loss.isfinite()
+
+
 def test_any_number_of_tasks(tiny_encoder):
     for count in (1, 5):
         tasks = [mtst.Task(f"task {i}", [str(k) for k in range(i + 2)]) for i in range(count)]
@@ -100,6 +109,7 @@ def test_labels_of_an_unknown_task(model):
         (("", ("a", "b")), "name must be a string, not empty"),
         (("a.b", ("a", "b")), "without a dot, and not .text.*got .a.b."),
         ((3, ("a", "b")), "got 3"),
+        (("a\ud83d", ("a", "b")), "name holds half a character"),
         (("t", ("a",)), "two or more, each once"),
         (("t", ("a", "b", "a")), "two or more, each once"),
         (("t", ("a", "b"), 0), "weight must be a number above 0; got 0"),
@@ -119,6 +129,9 @@ def test_bad_models(tiny_encoder):
         mtst.MultiTaskModel(tiny_encoder, ["sentiment"])
     with pytest.raises(ValueError, match="different names"):
         mtst.MultiTaskModel(tiny_encoder, [TASKS[0], TASKS[0]])
+    twice = mtst.Task("domain probability", ("low", "high"))
+    with pytest.raises(ValueError, match="'domain probability' is a column that predict gives"):
+        mtst.MultiTaskModel(tiny_encoder, [TASKS[0], twice])
     with pytest.raises(ValueError, match="dropout must be a number from 0 to below 1; got 1"):
         mtst.MultiTaskModel(tiny_encoder, TASKS, dropout=1)
 
@@ -131,6 +144,7 @@ def test_task_encodes_labels():
         -100,
         -100,
     ]
+    assert TASKS[0].encode([]).dtype == torch.long
     with pytest.raises(ValueError, match="task 'domain', row 1: 'blog' is not one of its labels"):
         TASKS[0].encode(["news", "blog"])
 
@@ -159,6 +173,7 @@ def test_predict(model):
     )
     assert table["domain"].tolist() == [TASKS[0].labels[i] for i in probability.argmax(1)]
     assert np.allclose(table["domain probability"], probability.max(1).values.detach(), atol=0.01)
+    assert {p.dtype for p in model.probabilities(texts).values()} == {np.dtype(np.float32)}
     assert len(model.predict("one string")) == 1
     with pytest.raises(TypeError, match=r"sentences\[1\]"):
         model.predict(["a", None])

@@ -89,6 +89,50 @@ def test_losses_are_what_they_are_called():
     )
 
 
+def test_one_label_in_a_batch_has_its_whole_loss():
+    words, length = model().tasks["words"], model().tasks["length"]
+    logits, truth = torch.tensor([[0.5, -1.0, 2.0]]), words.encode([("cat",)])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth)
+    assert torch.allclose(words.loss(logits, truth), expected)
+    assert length.loss(logits[:, :1], length.encode([1.5])) == 1
+
+
+def test_labels_have_their_type_whatever_torchs_default_is():
+    torch.set_default_dtype(torch.float64)  # as scientific code does
+    try:
+        assert mtst.RegressionTask("stars").encode([1]).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_numbers_up_to_the_largest_of_float32():
+    stars = mtst.RegressionTask("stars", weight=multitask.LARGEST)
+    assert stars.encode([-multitask.LARGEST, multitask.LARGEST]).isfinite().all()
+    assert stars.weight == multitask.LARGEST
+
+
+def test_labels_after_one_that_is_not_known():
+    assert mtst.MultiLabelTask("w", WORDS).encode([None, ("cat",)])[1].tolist() == [1, 0, 0]
+
+
+def test_a_probability_of_one_half_is_no_label():
+    words, even = mtst.MultiLabelTask("w", WORDS), np.array([[0.5, 0.6, 0.4]])
+    assert words.decode(even) == {"w": [("train",)]}
+    assert words.scores(np.array([[0, 1, 0]]), even)["accuracy"] == 1
+
+
+def test_a_label_that_is_never_seen_nor_said_counts_0():
+    scores = mtst.MultiLabelTask("w", WORDS).scores(np.array([[1, 0, 0]]), np.eye(3)[:1])
+    assert scores == {"accuracy": 1, "macro F1": pytest.approx(1 / 3)}
+
+
+def test_scores_of_numbers():
+    length, truth = model().tasks["length"], np.array([0.0, 0.1])
+    scores = length.scores(truth, np.array([[0.3], [0.2]]))
+    assert scores == {"mean absolute error": pytest.approx(0.2), "r": pytest.approx(-1)}
+    assert np.isnan(length.scores(truth, np.array([[0.3], [0.3]]))["r"])
+
+
 def test_parts_of_a_batch_add_up_for_every_kind():
     table = FRAME.copy()
     table["length"] = table.length.where(table.index % 3 == 0)
@@ -105,7 +149,9 @@ def test_parts_of_a_batch_add_up_for_every_kind():
 
 def test_scores_over_nothing_and_over_the_same():
     words, length = model().tasks["words"], model().tasks["length"]
-    assert np.isnan(list(words.scores(np.zeros((0, 3)), np.zeros((0, 3))).values())).all()
+    nothing = words.scores(np.zeros((0, 3)), np.zeros((0, 3)))
+    assert list(nothing) == ["accuracy", "macro F1"]
+    assert np.isnan(list(nothing.values())).all()
     assert np.isnan(list(length.scores(np.zeros(0), np.zeros((0, 1))).values())).all()
     assert np.isnan(length.scores(np.ones(3), np.array([[1.0], [2.0], [3.0]]))["r"])
 
@@ -121,11 +167,17 @@ def test_scores_over_nothing_and_over_the_same():
             lambda: mtst.MultiLabelTask("w", WORDS).encode(["cat"]),
             "row 0: must be a tuple of labels",
         ),
+        # not for its letters
+        (lambda: mtst.MultiLabelTask("w", ("a", "b")).encode(["ab"]), "row 0: must be a tuple"),
+        (lambda: mtst.MultiLabelTask("w", WORDS).encode([3]), "row 0: must be a tuple"),
+        (lambda: mtst.MultiLabelTask("w", WORDS).encode([np.array("cat")]), "must be a tuple"),
         (lambda: mtst.MultiLabelTask("w", ("a",)), "labels must be two or more"),
         (
             lambda: mtst.RegressionTask("r").encode([1, "many"]),
             "task 'r', row 1: must be a finite number; got 'many'",
         ),
+        (lambda: mtst.RegressionTask("r").encode([float("inf")]), "finite number; got inf"),
+        (lambda: mtst.RegressionTask("r").encode([1e39]), "finite number; got 1e"),
         (lambda: mtst.RegressionTask("r", weight=0), "weight must be a number above 0"),
         (lambda: mtst.RegressionTask("a.b"), "without a dot"),
     ],
@@ -166,6 +218,11 @@ def test_a_folder_from_before_there_were_kinds(tmp_path):
         del row["kind"]
     (tmp_path / "tasks.json").write_text(json.dumps(settings))
     assert mtst.MultiTaskModel.from_pretrained(tmp_path).tasks == learner.tasks
+
+
+def test_numbers_need_no_labels_in_a_folder():
+    row = {"kind": "RegressionTask", "name": "stars"}
+    assert multitask._task_of(row) == mtst.RegressionTask("stars")
 
 
 def test_what_is_no_task_is_refused():

@@ -1,6 +1,7 @@
 """fit, evaluate, checkpoints: what is learned, what is repeatable, what survives."""
 
 import json
+import random
 
 import killed
 import numpy as np
@@ -45,6 +46,11 @@ def test_history():
     assert np.allclose(history["animal loss"] + history["letter loss"], history["loss"])
     assert len(history.epochs) == 2
     assert history.epochs.step.tolist() == [8, 16]
+    assert [name for name in history if name.startswith("valid")] == [
+        f"valid {task} {score}"
+        for task in ("animal", "letter")
+        for score in ("accuracy", "macro F1")
+    ]
     assert len(fit(small.model()).epochs) == 0  # no validation, no scores
 
 
@@ -54,6 +60,103 @@ def test_same_seed_same_weights_other_seed_others():
         fit(model, seed=seed)
     assert torch.equal(weights(models[0]), weights(models[1]))
     assert not torch.equal(weights(models[0]), weights(models[2]))
+
+
+def test_other_seeds_draw_other_numbers():
+    drawn = []
+    for seed in (0, 2, 4):
+        mtst.seed_everything(seed)
+        drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert all(len(set(numbers)) == 3 for numbers in zip(*drawn, strict=True))
+
+
+def test_dropout_is_seeded_anew_in_every_step():
+    seeds = []
+
+    class Watch:
+        def on_step(self, run):
+            seeds.append(torch.initial_seed())
+
+    for seed in (0, 1):
+        fit(small.model(), seed=seed, callbacks=[Watch()])
+    assert len(set(seeds)) == len(seeds) == 32
+
+
+def test_defaults_of_what_enters_the_losses():
+    histories = []
+    for options in ({}, {"clip_norm": 1.0, "parts": 1}):
+        base = small.model()
+        heavy = mtst.Task("animal", ("cat", "other"), weight=100)  # long gradients
+        model = mtst.MultiTaskModel(base.encoder, [heavy])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        histories.append(fit(model, optimizer=optimizer, **options))
+    assert histories[0].equals(histories[1])
+
+
+class Counted(mtst.MultiTaskModel):
+    calls = 0
+
+    def forward(self, *inputs, labels=None):
+        Counted.calls += labels is not None
+        return super().forward(*inputs, labels=labels)
+
+
+def test_parts_are_forward_passes_of_their_own(monkeypatch):
+    monkeypatch.setattr(Counted, "calls", 0)
+    fit(Counted(small.model().encoder, small.model().tasks.values()), epochs=1, parts=2)
+    assert Counted.calls == 2 * 8
+
+
+def test_nothing_is_printed_without_progress(capsys):
+    fit(small.model(), epochs=1)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_validation_has_the_precision_of_the_training(monkeypatch):
+    asked, evaluate = [], mtst.training.evaluate
+    monkeypatch.setattr(
+        mtst.training,
+        "evaluate",
+        lambda model, frame, precision: asked.append(precision) or evaluate(model, frame),
+    )
+    fit(small.model(), valid=FRAME, precision="bfloat16", epochs=1)
+    assert asked == ["bfloat16"]
+
+
+def test_an_optimizer_of_another_model_is_refused_before_the_first_step():
+    model, seen = small.model(), []
+
+    class Watch:
+        def on_step(self, run):
+            seen.append(run.step)
+
+    optimizer = torch.optim.SGD(small.model().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="optimizer: it holds no parameter of this model"):
+        fit(model, optimizer=optimizer, callbacks=[Watch()])
+    assert seen == []
+
+
+def test_a_total_that_is_not_a_number_is_called_the_total():
+    class Broken(mtst.MultiTaskModel):
+        def total_loss(self, losses):
+            return super().total_loss(losses) / 0
+
+    model = Broken(small.model().encoder, small.model().tasks.values())
+    with pytest.raises(FloatingPointError, match="step 1 of 16: the total loss is inf"):
+        fit(model)
+
+
+@pytest.mark.parametrize("name", ["loss", "losses"])
+def test_a_forward_without_a_loss_is_named(name):
+    class Silent(mtst.MultiTaskModel):
+        def forward(self, *inputs, labels=None):
+            output = super().forward(*inputs, labels=labels)
+            setattr(output, name, None)
+            return output
+
+    model = Silent(small.model().encoder, small.model().tasks.values())
+    with pytest.raises(TypeError, match="returned no loss or losses"):
+        fit(model)
 
 
 def test_every_parameter_with_a_gradient_moves():
