@@ -342,40 +342,23 @@ def test_the_cache_is_as_fast_as_notebook_3_says():
     median = rows.pivot_table(
         index=["question", "part"], columns="how", values="seconds", aggfunc="median"
     )
-    times = median["without the cache"] / median["with the cache filled"]
     mini, mpnet = (
         f"one epoch with a part frozen, {name}"
         for name in ("all-MiniLM-L6-v2", "all-mpnet-base-v2")
     )
-    assert times[mini, "heads + top 2 blocks"] >= 1.4
-    assert times[mpnet, "heads + top 2 blocks"] >= 2
-    assert times[mini, "heads alone in batches of 128"] >= 100
-    assert times[mpnet, "heads alone"] >= 100
+    peer = median["HF Trainer"] / median["with the cache filled"]
+    assert peer[mpnet, "heads alone"] >= 100
+    times = median["without the cache"] / median["with the cache filled"]
     notebook = json.loads(next(NOTEBOOKS.glob("03_*.ipynb")).read_text())
     text = " ".join("".join(cell["source"]) for cell in notebook["cells"]).replace("\n", " ")
-    stated = [
-        r"heads alone is (\d+) times as fast as without it in batches of 32, and (\d+) "
-        r"times in batches of 128",
-        r"The top two blocks are (\d\.\d) times as fast \(",
-        r"it is (\d+) times for heads .* and (\d\.\d) times for the top two",
-        r"the top two blocks are (\d\.\d) times as fast here and (\d\.\d) times on MPNet, "
-        r"heads alone (\d+) and (\d+) times",
-    ]
-    stated = [float(number) for pattern in stated for number in re.search(pattern, text).groups()]
-    two, alone = "heads + top 2 blocks", "heads alone"
-    filled = {
-        key: "with the cache filled"
-        for key in [(mini, two), (mpnet, two), (mini, alone), (mpnet, alone)]
-    }
-    peers = [median.loc[key, "HF Trainer"] / median.loc[key, how] for key, how in filled.items()]
-    ours = [
-        times[mini, alone],
-        times[mini, f"{alone} in batches of 128"],
-        times[mini, two],
-        times[mpnet, alone],
-        times[mpnet, two],
-    ]
-    assert stated == pytest.approx([*ours, *peers], rel=0.03)
+    stated = re.search(
+        r"The top two blocks are (\d\.\d) times as fast, .* heads alone is (\d+) times as fast as "
+        r"without the cache, and (\d+) times in batches of 128",
+        text,
+    )
+    parts = ("heads + top 2 blocks", "heads alone", "heads alone in batches of 128")
+    expected = [times[mini, part] for part in parts]
+    assert [float(number) for number in stated.groups()] == pytest.approx(expected, rel=0.03)
 
 
 def test_a_file_that_was_cut_off_is_not_read(tmp_path, monkeypatch):
