@@ -243,12 +243,6 @@ def test_a_backbone_that_states_no_positions_takes_what_its_tokenizer_takes():
     assert mtst.SentenceEncoder(backbone, tiny_tokenizer()).max_length == 40
 
 
-def test_token_types_are_left_out_where_the_backbone_takes_none():
-    mpnet = mtst.SentenceEncoder(tiny_backbone("mpnet"), tiny_tokenizer())
-    ids, mask = mpnet.collate([[2, 5, 3]])
-    assert torch.equal(mpnet(ids, mask, torch.zeros_like(ids)), mpnet(ids, mask))
-
-
 def test_a_part_that_was_taken_out_stays_out(tiny_encoder):
     expected = tiny_encoder.encode(TEXTS)
     tiny_encoder.backbone.pooler = None
