@@ -30,11 +30,13 @@ SCRIPTS = {  # npm's package: (the exporter's setting, the file or folder in tha
 
 class Figures(Preprocessor):
     """Every figure in the middle, as large as a slide of 1280 x 720 has room for below its heading,
-    and with its alternative text, which the exporter's own template leaves out.
+    and with its alternative text, which the exporter's own template leaves out. No controls, as a
+    notebook has them that was saved in JupyterLab: a slide has no kernel.
     """
 
     def preprocess_cell(self, cell, resources, index):
         for output in cell.get("outputs", []):
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
             if "image/png" in output.get("data", {}):
                 data = output.data.pop("image/png").replace("\n", "")
                 width, height = struct.unpack(">II", base64.b64decode(data[:64])[16:24])

@@ -37,7 +37,7 @@ async function look(name) {
   if (index < 0) return null;
   const output = page.locator(`.jp-Cell[data-windowed-list-index="${index}"] .jp-Cell-outputWrapper`);
   const words = await output.innerText();
-  if (/Traceback|Warning:|<function/.test(words)) throw new Error(`${name}: ${words}`);
+  if (/Traceback|Warning:|Error:|<function/.test(words)) throw new Error(`${name}: ${words}`);
   return { output, words };
 }
 

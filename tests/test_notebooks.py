@@ -238,6 +238,57 @@ def test_slides_make_a_talk(path, slides):
     assert all(float(re.search(r'height="(\d+)', figure)[1]) <= 560 for figure in figures)
 
 
+def test_slides_of_a_notebook_saved_in_jupyterlab(tmp_path, slides):
+    """Controls, which are no page's to show, do not get in the way; what stands below them does."""
+    view = nbformat.v4.new_output(
+        "display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
+    )
+    below = nbformat.v4.new_output("stream", text="the stored example")
+    cell = nbformat.v4.new_code_cell("draw()", outputs=[view, below], execution_count=1)
+    cell.metadata["slideshow"] = {"slide_type": "slide"}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "saved.ipynb")
+    page, _ = SlidesExporter(config=slides.config(False)).from_filename(tmp_path / "saved.ipynb")
+    assert "the stored example" in page
+
+
+def global_names(node):
+    """Names that a function or lambda reads and does not set itself."""
+    names = [part for part in ast.walk(node) if isinstance(part, ast.Name)]
+    own = {part.id for part in names if not isinstance(part.ctx, ast.Load)}
+    own |= {argument.arg for argument in ast.walk(node) if isinstance(argument, ast.arg)}
+    return {part.id for part in names} - own
+
+
+def set_by(source):
+    """Names that a cell sets, functions' own aside."""
+    kinds = (ast.FunctionDef, ast.ClassDef, ast.Lambda)
+    found, left = set(), list(ast.parse(source).body)
+    while left:
+        node = left.pop()
+        if isinstance(node, kinds):
+            found |= {node.name} if hasattr(node, "name") else set()
+            continue
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        left += ast.iter_child_nodes(node)
+    return found
+
+
+@read
+def test_controls_work_after_run_all(path):
+    """No later cell gives another meaning to a name that a control's function reads."""
+    sources = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    for i, source in enumerate(sources):
+        if "control(" not in source:
+            continue
+        parts = [
+            n for n in ast.walk(ast.parse(source)) if isinstance(n, (ast.FunctionDef, ast.Lambda))
+        ]
+        read = set().union(*map(global_names, parts))
+        for later in sources[i + 1 :]:
+            assert not read & set_by(later), later[:200]
+
+
 def test_slides_need_no_network_where_npm_is(tmp_path, slides, monkeypatch, capsys):
     path = NOTEBOOKS[0]
     monkeypatch.setattr(slides.shutil, "which", lambda name: None)
