@@ -20,6 +20,7 @@ from traitlets.config import Config
 
 NOTEBOOKS = Path(__file__).resolve().parent
 FOLDER = NOTEBOOKS / "saved" / "slides"
+CONTROLS = "application/vnd.jupyter.widget-view+json"
 SCRIPTS = {  # npm's package: (the exporter's setting, the file or folder in that package)
     "reveal.js@4": ("reveal_url_prefix", "reveal.js"),
     "requirejs@2": ("require_js_url", "requirejs/require.js"),
@@ -35,8 +36,9 @@ class Figures(Preprocessor):
     """
 
     def preprocess_cell(self, cell, resources, index):
-        for output in cell.get("outputs", []):
-            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+        outputs = cell.get("outputs", [])
+        outputs[:] = [output for output in outputs if CONTROLS not in output.get("data", {})]
+        for output in outputs:
             if "image/png" in output.get("data", {}):
                 data = output.data.pop("image/png").replace("\n", "")
                 width, height = struct.unpack(">II", base64.b64decode(data[:64])[16:24])
