@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import chi2_contingency
 from sklearn.utils.class_weight import compute_sample_weight
 
 import mtst_utils as mtst
@@ -27,6 +28,7 @@ from mtst_utils.experiments import (
     registry,
     results,
     sentence_transformer,
+    tasks,
 )
 from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS
 from mtst_utils.experiments.designs import TUNING_SEEDS, Arm, Comparison, Job, Outcome, Study
@@ -43,6 +45,7 @@ def tiny(monkeypatch, tmp_path):
             "text": texts,
             "domain": rng.choice(list(DOMAINS), 90),
             "sentiment": rng.choice(SENTIMENTS, 90),
+            "rating": np.linspace(-4, 4, 90),
         }
         frames.append(
             pd.DataFrame(rows).assign(group=[f"{name} {i // 2}" for i in range(90)], split=name)
@@ -239,6 +242,9 @@ def test_every_arm_runs_in_both_phases(tiny, name, monkeypatch):
         assert set(tuned.scores) <= {"valid sentiment macro F1", "valid domain accuracy"}
         assert not tuned.predictions  # tuning does not see the test rows
         found = arm.run(Job(DEFAULT, n, 0, designs.grid(arm)[-1], "final", "quick"))
+        if arm_name == "domain alone":
+            assert list(found.predictions) == ["domain"]
+            continue
         right = (found.predictions["sentiment"] == truth).mean()
         assert right == pytest.approx(found.scores["sentiment accuracy"]), arm_name
         assert set(found.scores) <= set(records.SCORES)
@@ -616,3 +622,18 @@ def test_balanced_log_loss():
     truth, probability = np.array([0, 0, 0, 1]), np.array([[0.5, 0.5]] * 3 + [[0.75, 0.25]])
     expected = (np.log(2) + np.log(4)) / 2
     assert common.balanced_log_loss(truth, probability) == pytest.approx(expected)
+
+
+def test_labels_of_the_tasks_that_sentiment_shares_with():
+    rows = common.split("train")
+    assert tasks.labels(rows, "domain").tolist() == rows.domain.tolist()
+    assert set(tasks.labels(rows, "rating")) == set(tasks.LABELS["rating"])
+    words = rows.text.str.split().str.len().groupby(tasks.labels(rows, "length"))
+    assert words.max()["short"] < words.min()["middling"] <= words.max()["middling"]
+    assert words.max()["middling"] < words.min()["long"]
+    assert words.size().between(0.25 * len(rows), 0.4 * len(rows)).all()
+    lots = tasks.labels(rows, "lot")  # of what is a sentence's own they tell nothing
+    assert lots.tolist() == tasks.labels(rows[::-1], "lot")[::-1].tolist()
+    for task in ("sentiment", "domain"):
+        table = pd.crosstab(rows[task], lots)
+        assert chi2_contingency(table).pvalue > 0.01

@@ -69,8 +69,9 @@ class Balanced(MultiTaskModel):
         super().__init__(model.encoder, list(model.tasks.values()), model.dropout.p)
         self.heads, self.weights = model.heads, {}
         for task in set(model.tasks) & set(frame):
-            labelled = codes(frame[task].dropna(), task)
-            counts = np.bincount(labelled, minlength=len(TASKS[task]))
+            names = model.tasks[task].labels
+            labelled = pd.Categorical(frame[task].dropna(), categories=names).codes
+            counts = np.bincount(labelled, minlength=len(names))
             present = (counts > 0).sum()
             weights = len(labelled) / np.maximum(present * counts, 1)
             self.weights[task] = torch.tensor(weights, dtype=torch.float32)
@@ -151,12 +152,15 @@ def codes(labels, task: str) -> np.ndarray:
 
 
 def predicted(model: MultiTaskModel, frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """{task: codes [N]} of a model on a frame's sentences."""
+    """{task: codes [N]} of a model on a frame's sentences, for those of its tasks that are scored
+    (TASKS).
+    """
     return {
         task: np.array([TASKS[task].index(label) for label in model.tasks[task].labels])[
             p.argmax(1)
         ]
         for task, p in model.probabilities(frame.text).items()
+        if task in TASKS
     }
 
 

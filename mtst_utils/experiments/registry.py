@@ -33,6 +33,7 @@ from mtst_utils.experiments.lengths import LENGTHS
 from mtst_utils.experiments.neighbours import NEIGHBOURS
 from mtst_utils.experiments.sentence_transformer import POOLING
 from mtst_utils.experiments.studies import STUDIES as UNDECLARED
+from mtst_utils.experiments.tasks import TOGETHER
 
 STUDIES: dict[str, Study] = {
     study.name: study
@@ -45,6 +46,7 @@ STUDIES: dict[str, Study] = {
         COST,
         NEIGHBOURS,
         LENGTHS,
+        TOGETHER,
     )
 }
 
