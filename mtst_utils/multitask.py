@@ -4,6 +4,7 @@ Taught in notebook 02.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -142,7 +143,7 @@ class Task:
         Macro F1 is the unweighted mean over *all* labels: one that is never seen nor said counts 0.
         """
         if len(truth) == 0:
-            return {"accuracy": float("nan"), "macro F1": float("nan")}
+            return {"accuracy": math.nan, "macro F1": math.nan}
         said = probabilities.argmax(1)
         f1 = f1_score(truth, said, labels=range(self.outputs), average="macro", zero_division=0)
         return {"accuracy": float((said == truth).mean()), "macro F1": float(f1)}
@@ -195,7 +196,7 @@ class MultiLabelTask(Task):
 
     def scores(self, truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
         if len(truth) == 0:
-            return {"accuracy": float("nan"), "macro F1": float("nan")}
+            return {"accuracy": math.nan, "macro F1": math.nan}
         said = probabilities > 0.5
         f1 = f1_score(truth.astype(bool), said, average="macro", zero_division=0)
         return {"accuracy": float((said == truth).all(1).mean()), "macro F1": float(f1)}
@@ -222,7 +223,7 @@ class RegressionTask(Task):
         numbers = []
         for i, value in enumerate(labels):
             try:
-                numbers.append(float("nan") if is_missing(value) else float(value))
+                numbers.append(math.nan if is_missing(value) else float(value))
                 if not is_missing(value) and not abs(numbers[-1]) <= LARGEST:  # NaN, too
                     raise ValueError
             except (TypeError, ValueError, OverflowError):
@@ -252,9 +253,9 @@ class RegressionTask(Task):
     def scores(self, truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
         """Mean absolute error, in the labels' unit, and Pearson's r; NaN if it has no meaning."""
         said = probabilities[:, 0]
-        error = float(np.abs(said - truth).mean()) if len(truth) else float("nan")
+        error = float(np.abs(said - truth).mean()) if len(truth) else math.nan
         varies = len(truth) and np.ptp(truth) > 0 and np.ptp(said) > 0
-        r = float(np.corrcoef(said, truth)[0, 1]) if varies else float("nan")
+        r = float(np.corrcoef(said, truth)[0, 1]) if varies else math.nan
         return {"mean absolute error": error, "r": r}
 
 

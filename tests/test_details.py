@@ -15,6 +15,7 @@ import pytest
 import small
 import torch
 from conftest import tiny_backbone, tiny_tokenizer
+from safetensors.torch import load_file
 
 import mtst_utils as mtst
 from mtst_utils import encoder, frames, multitask, training
@@ -442,3 +443,55 @@ def test_the_history_says_at_which_rate_a_step_was_taken():
     history = mtst.fit(model, FRAME, epochs=2, callbacks=[Watch()], progress=False)
     assert history.lr.tolist() == taken
     assert taken[-1] > 0
+
+
+def test_several_labels_a_sentence():
+    words = mtst.MultiLabelTask("w", ("cat", "mat", "train"))
+    with pytest.raises(ValueError, match="row 0: must be a tuple of labels"):
+        words.encode([(["cat"],)])
+    guess = np.array([[0.9, 0.1, 0.1], [0.9, 0.9, 0.1]])
+    assert words.scores(np.array([[1, 0, 0], [1, 0, 0]]), guess)["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("task", "right", "wrong"),
+    [
+        (mtst.MultiLabelTask("a", ("x", "y")), torch.zeros(3, 2), torch.zeros(3)),
+        (mtst.RegressionTask("a"), torch.zeros(3), torch.zeros(3, 2)),
+    ],
+)
+def test_labels_that_fit_are_not_what_is_at_fault(task, right, wrong):
+    task.check_truth(right, 3)
+    for truth in (wrong, right.int(), right[:2], None):
+        with pytest.raises(ValueError, match="labels of task 'a' must be a float tensor"):
+            task.check_truth(truth, 3)
+
+
+def test_the_heads_file_names_tasks_as_they_are_called(tmp_path):
+    model = small.model()
+    model.scale = torch.nn.Parameter(torch.ones(1))
+    model.save_pretrained(tmp_path)
+    assert set(load_file(tmp_path / "heads.safetensors")) == {
+        *("animal.weight", "animal.bias", "letter.weight", "letter.bias", ".scale")
+    }
+
+
+def test_options_of_saving_reach_the_hubs_own_saving(tmp_path, monkeypatch):
+    model, pushed = small.model(), []
+    monkeypatch.setattr(model, "push_to_hub", lambda repo_id, **options: pushed.append(repo_id))
+    model.save_pretrained(tmp_path, repo_id="me/mine", push_to_hub=True)
+    assert pushed == ["me/mine"]
+
+
+def test_the_corpus_has_its_own_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(corpora, "DATA", tmp_path)
+    monkeypatch.setattr(corpora, "_fetch", lambda archive: archive.parent.mkdir())
+    with pytest.raises(FileNotFoundError):
+        corpora._archive(None)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["rated_sentences"]
+
+
+def test_ratings_as_anything_that_is_a_number():
+    ratings = pd.Series(["-4", -0.5, 4, "0"], dtype=object)
+    steps = [corpora.RATING_STEPS[i] for i in (0, 3, 7, 4)]
+    assert corpora.rating_step(ratings).tolist() == steps

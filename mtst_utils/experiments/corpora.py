@@ -205,7 +205,7 @@ def rating_step(rating):
         raise ValueError(
             f"ratings must be from -4 to 4; got {rating[outside[0]]} at position {outside[0]}"
         )
-    return np.array(RATING_STEPS)[np.floor(rating).astype(int).clip(-4, 3) + 4]
+    return np.array(RATING_STEPS)[np.digitize(rating, range(-3, 4))]
 
 
 def expected_rating(probability):
