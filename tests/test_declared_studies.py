@@ -580,6 +580,35 @@ def test_a_cost_is_a_ratio(tiny, monkeypatch):
     assert findings.audit("toy", DEFAULT) == []
 
 
+def test_a_cosine_is_compared_as_it_is(tiny, monkeypatch):
+    """In hundredths, with the margin of a score; nothing is planned from validation scores."""
+
+    def run(job):
+        kept = job.settings["kept"] + 0.01 * (job.seed % 3)
+        return Outcome({"valid sentiment macro F1": kept}, details={"kept": kept})
+
+    arms = {"A": Arm(run, {"kept": (0.7, 0.8)}, ""), "B": Arm(run, {"kept": (0.5, 0.6)}, "")}
+    changes = {"arms": arms, "comparisons": (Comparison("19", "A", "B", "gain", "kept"),)}
+    monkeypatch.setitem(registry.STUDIES, "toy", toy(**changes))
+    registry.run("toy", DEFAULT)
+    [row] = findings.findings("toy", DEFAULT).itertuples()
+    assert (row.effect, row.unit, row.verdict) == (pytest.approx(20), "hundredths", "holds")
+    assert findings.plan("toy", DEFAULT).empty
+
+
+def test_drift_is_from_the_pretrained_self(tiny):
+    model = common.new_model(None)
+    at_rest = bake_off.drift(model, None)
+    assert at_rest["kept"] == 1
+    assert at_rest["other"] < at_rest["nearest"] <= 1
+    with torch.no_grad():
+        for parameter in model.encoder.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    moved = bake_off.drift(model, None)
+    assert moved["kept"] < 0.9
+    assert moved["other"] == at_rest["other"]  # of the pretrained encoder
+
+
 def test_every_class_weighs_the_same_as_in_the_probes(tiny):
     """The loss of a linear head is what scikit-learn minimises with balanced classes."""
     model = common.new_model(None)

@@ -109,28 +109,35 @@ def more_training(study: Study, backbone: str, n: int, arm: str) -> tuple[float,
 
 
 COSTS = ("seconds", "memory")  # compared as ratios, from the details of the rows
+COSINES = ("kept",)  # compared as they are, from the details, too
 
 
-def ratio(
+def of_details(
     study: Study, comparison: Comparison, backbone: str, n: int, seeds: list[int]
 ) -> Estimate:
-    """log(rival / arm) of a cost, paired by repeat: above zero, the arm is cheaper. There are no
-    test groups: a t interval over repeats.
+    """Of a cosine arm - rival; of a cost log(rival / arm): above zero, the arm is cheaper.
+
+    Paired by seed. There are no test groups: a t interval over seeds.
     """
-    logs = []
-    for arm in (comparison.arm, comparison.rival):
-        rows = _final(study, backbone, n, arm).set_index("seed").loc[seeds]
-        logs.append(np.log([json.loads(text)[comparison.metric] for text in rows.details]))
-    return of_seeds(logs[1] - logs[0])
+    arm, rival = (
+        np.array([json.loads(text)[comparison.metric] for text in rows.loc[seeds].details])
+        for rows in (
+            _final(study, backbone, n, name).set_index("seed")
+            for name in (comparison.arm, comparison.rival)
+        )
+    )
+    return of_seeds(np.log(rival / arm) if comparison.metric in COSTS else arm - rival)
 
 
 def estimate(study: Study, comparison: Comparison, backbone: str, n: int) -> Estimate | None:
-    """arm - rival of a comparison (a cost: `ratio`); None while fewer than two seeds have both."""
+    """arm - rival of a comparison (from the details: `of_details`); None while fewer than two seeds
+    have both.
+    """
     seeds = common_seeds(study, backbone, n, (comparison.arm, comparison.rival))
     if len(seeds) < 2:
         return None
-    if comparison.metric in COSTS:
-        return ratio(study, comparison, backbone, n, seeds)
+    if comparison.metric in COSTS + COSINES:
+        return of_details(study, comparison, backbone, n, seeds)
     arm, rival = (
         values_of(study, backbone, n, name, comparison.metric, seeds)
         for name in (comparison.arm, comparison.rival)
@@ -140,8 +147,8 @@ def estimate(study: Study, comparison: Comparison, backbone: str, n: int) -> Est
 
 
 def findings(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
-    """One row per comparison and size that has seeds: the columns LEDGER. Scores in points; costs
-    in times, how many times the arm's the rival's is.
+    """One row per comparison and size that has seeds: the columns LEDGER. Scores in points,
+    cosines in hundredths; costs in times, how many times the arm's the rival's is.
 
     The verdict is "unfinished" until all declared seeds have run: nobody looks and then goes on.
     """
@@ -154,7 +161,8 @@ def findings(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
 
 
 def _row(study: Study, backbone: str, n: int, comparison: Comparison, found: Estimate) -> dict:
-    unit = "times" if comparison.metric in COSTS else "points"
+    units = dict.fromkeys(COSTS, "times") | dict.fromkeys(COSINES, "hundredths")
+    unit = units.get(comparison.metric, "points")
     margin = study.margin(n, comparison.metric)
     margin = float(np.log1p(margin)) if unit == "times" else margin
     finished = found.seeds == study.wanted(n, backbone)
@@ -191,7 +199,7 @@ def plan(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
     for n, at in study.tuned_at.items():
         for comparison in study.comparisons:
             sides, pair = [], (comparison.arm, comparison.rival)
-            if not all(study.arms[arm].axes for arm in pair):
+            if comparison.metric in COSINES or not all(study.arms[arm].axes for arm in pair):
                 continue  # of an arm without settings nothing was tuned
             for arm in pair:
                 scored = tuned(study, backbone, n, arm)
