@@ -24,7 +24,7 @@ def by_embeddings(job: Job, asked: pd.DataFrame, known: pd.DataFrame) -> np.ndar
 
 
 @lru_cache(maxsize=1)
-def _vectorizer():
+def vectorizer():
     """Words and pairs of words, and pieces of words; the counts of all training sentences, whose
     labels it does not see.
     """
@@ -35,7 +35,7 @@ def _vectorizer():
 
 def by_tfidf(job: Job, asked: pd.DataFrame, known: pd.DataFrame) -> np.ndarray:
     """Cosines [N, M] of TF-IDF vectors (two of unit length side by side)."""
-    x_asked, x_known = (_vectorizer().transform(rows.text) for rows in (asked, known))
+    x_asked, x_known = (vectorizer().transform(rows.text) for rows in (asked, known))
     return (x_asked @ x_known.T).toarray() / 2
 
 

@@ -32,6 +32,7 @@ from mtst_utils.experiments.forgetting import FORGETTING, FORGETTING_HARD
 from mtst_utils.experiments.lengths import LENGTHS
 from mtst_utils.experiments.neighbours import NEIGHBOURS
 from mtst_utils.experiments.sentence_transformer import POOLING
+from mtst_utils.experiments.starts import STARTS
 from mtst_utils.experiments.studies import STUDIES as UNDECLARED
 from mtst_utils.experiments.tasks import TOGETHER
 
@@ -47,6 +48,7 @@ STUDIES: dict[str, Study] = {
         NEIGHBOURS,
         LENGTHS,
         TOGETHER,
+        STARTS,
     )
 }
 
