@@ -26,9 +26,9 @@ def freeze(module: nn.Module) -> None:
     for part in module.modules():
         part.training = False
         part.train = partial(_train_only_children, part)  # type: ignore[method-assign]
-        for parameter in part.parameters(recurse=False):
-            parameter.requires_grad_(False)
-            parameter.grad = None
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None
 
 
 def unfreeze(module: nn.Module) -> None:
@@ -39,8 +39,8 @@ def unfreeze(module: nn.Module) -> None:
     checks.instance("module", module, nn.Module)
     for part in module.modules():
         vars(part).pop("train", None)
-        for parameter in part.parameters(recurse=False):
-            parameter.requires_grad_(True)
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)
 
 
 def is_frozen(module: nn.Module) -> bool:
