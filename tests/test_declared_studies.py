@@ -56,7 +56,8 @@ def tiny(monkeypatch, tmp_path):
         return mtst.SentenceEncoder(conftest.tiny_backbone(), conftest.tiny_tokenizer())
 
     caches = (common._encoder, common.split, few_labels.asked_features)
-    caches += (forgetting._first, forgetting._before, neighbours.vectorizer)
+    caches += (forgetting._first, forgetting._before, forgetting._unprotected)
+    caches += (neighbours.vectorizer,)
     monkeypatch.setattr(common, "load_rated_sentences", lambda: corpus)
     monkeypatch.setattr(common.SentenceEncoder, "from_pretrained", encoder)
     monkeypatch.setattr(results, "RESULTS", tmp_path)
