@@ -4,9 +4,13 @@ see.
 
 import codecs
 import warnings
+from types import SimpleNamespace
 
+import IPython
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
+from IPython.core.formatters import DisplayFormatter
 
 from mtst_utils.experiments import notebook
 
@@ -85,3 +89,22 @@ def test_a_source_is_the_code_that_runs_and_can_be_folded():
     assert "return 1" in source
     folded = notebook.show_source(shown, folded="Click").data
     assert folded == f"<details><summary>Click</summary>\n\n{source}\n\n</details>"
+
+
+def test_text_is_on_the_left_of_its_column():
+    frame = pd.DataFrame({"claim": ["holds", "–"], "n": [3, 40]}, index=["A", "the other"])
+    page = BeautifulSoup(notebook.aligned(frame._repr_html_()), "html.parser")
+    left = {cell.text for cell in page(["th", "td"]) if cell.get("style") == "text-align: left"}
+    assert left == {"", "claim", "holds", "–", "A", "the other"}
+    several = frame.T.set_axis(pd.MultiIndex.from_product([["both"], ["x", "y"]]), axis=1)
+    assert "text-align: left" in notebook.aligned(several._repr_html_())
+    assert notebook.aligned(pd.DataFrame()._repr_html_())  # nothing in it
+
+
+def test_tables_of_a_kernel_have_text_on_the_left(monkeypatch):
+    kernel = SimpleNamespace(display_formatter=DisplayFormatter())
+    monkeypatch.setattr(IPython, "get_ipython", lambda: kernel)
+    notebook.text_to_the_left()
+    shown, _ = kernel.display_formatter.format(pd.DataFrame({"a": ["word"]}))
+    assert '<td style="text-align: left">word</td>' in shown["text/html"]
+    assert "word" in shown["text/plain"]

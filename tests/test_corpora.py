@@ -133,8 +133,7 @@ def test_a_caller_cannot_spoil_the_cached_corpus(corpus):
     assert mtst.load_rated_sentences().text.equals(corpus.text)
 
 
-def test_corpus_that_cannot_be_had(tmp_path, monkeypatch, capsys, caplog):
-    caplog.set_level("INFO")
+def test_corpus_that_cannot_be_had(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
         monkeypatch.setenv(name, "")
@@ -144,12 +143,8 @@ def test_corpus_that_cannot_be_had(tmp_path, monkeypatch, capsys, caplog):
     ):
         mtst.load_rated_sentences(tmp_path / "corpus")
     assert list((tmp_path / "corpus").iterdir()) == []
-    # Nothing that would stay in a notebook which is run in a fresh clone and saved.
-    assert capsys.readouterr() == ("", "")
-    [(logger, _, notice)] = caplog.record_tuples
-    assert logger.startswith("mtst_utils")
-    assert notice.startswith("Fetching the rated-sentences corpus")
-    assert notice.endswith(str(tmp_path / "corpus"))
+    # It may stay in a notebook that is saved: no place on this machine.
+    assert capsys.readouterr() == ("Fetching the rated-sentences corpus, once: 2.4 MB ... ", "")
 
 
 def test_altered_corpus_is_refused(tmp_path):

@@ -5,12 +5,12 @@ Taught in notebooks 01 and 02; provenance and split in data/README.md.
 
 import io
 import json
-import logging
 import os
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -96,10 +96,11 @@ def _archive(folder):
     folder = DATA / "rated_sentences" if folder is None else Path(folder)
     archive = folder / ARCHIVE
     if not archive.is_file():
-        # Not printed: it would stay in a notebook that is run in a fresh clone and saved.
-        notice = "Fetching the rated-sentences corpus (2.4 MB, once) into %s"
-        logging.getLogger(__name__).info(notice, folder)
+        started = time.perf_counter()
+        # Without its place: it may stay in a notebook that is saved.
+        print("Fetching the rated-sentences corpus, once: 2.4 MB ...", end=" ", flush=True)
         _fetch(archive)
+        print(f"{time.perf_counter() - started:.0f} s")
     if sha256(archive) != ARCHIVE_SHA256:
         raise CorpusNotAvailable(
             f"{archive} is not the published archive (SHA-256 differs). Delete it and call again."

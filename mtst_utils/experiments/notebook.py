@@ -8,6 +8,8 @@ import os
 import re
 import warnings
 
+import pandas as pd
+
 # Swear words, slurs and what is explicit, turned by 13 letters, so that whoever reads this file
 # need not read them. In four
 # groups: anywhere in a word; at its start; the whole word; and letters hidden by asterisks. A
@@ -45,6 +47,36 @@ def show_source(*things, folded=""):
     if folded:
         source = f"<details><summary>{folded}</summary>\n\n{source}\n\n</details>"
     return Markdown(source)
+
+
+def text_to_the_left() -> None:
+    """From here on, tables that this kernel shows have text on the left of its column, and numbers
+    on the right.
+    """
+    from IPython import get_ipython
+
+    formatter = get_ipython().display_formatter.formatters["text/html"]
+    formatter.for_type(pd.DataFrame, lambda frame: aligned(frame._repr_html_()))
+
+
+def aligned(html: str) -> str:
+    """A table that pandas wrote as HTML, with the names of its rows, and its columns of text, on
+    the left.
+    """
+    from bs4 import BeautifulSoup
+
+    page = BeautifulSoup(html, "html.parser")
+    body, words = page.tbody, re.compile(r"[^\W\d_]{2}")
+    rows = [row("td") for row in body("tr")]
+    width = max(map(len, rows), default=0)
+    text = {i for row in rows for i, cell in enumerate(row) if words.search(cell.text)}
+    moved = [*body("th"), *(row[i] for row in rows for i in text)]
+    for heads in (row("th") for row in page.thead("tr")):
+        if (names := len(heads) - width) >= 0:  # not where one stands over several columns
+            moved += [head for i, head in enumerate(heads) if i < names or i - names in text]
+    for cell in moved:
+        cell["style"] = "text-align: left"
+    return str(page)
 
 
 def control(draw, start, **options):
