@@ -1,8 +1,10 @@
 """A notebook as a talk: `python notebooks/slides.py 3` writes notebooks/saved/slides/03_*.html.
+With --page it is a page to scroll, all code included.
 
-The page needs reveal.js and three more scripts. npm fetches them once, beside the page, and from
-then on it works without a network (copy the whole folder to take it along). Without npm the page
-loads them from the web whenever it is shown, and this says so. Speaker notes open with the key S.
+Both need scripts: reveal.js for slides, MathJax for formulas. npm fetches them once, beside the
+page, and from then on it works without a network (copy the whole folder to take it along). Without
+npm the page loads them from the web whenever it is shown, and this says so. A talk's notes open
+with the key S.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import subprocess
 from html import escape
 from pathlib import Path
 
-from nbconvert import SlidesExporter
+from nbconvert import HTMLExporter, SlidesExporter
 from nbconvert.preprocessors import Preprocessor
 from traitlets.config import Config
 
@@ -30,10 +32,12 @@ SCRIPTS = {  # npm's package: (the exporter's setting, the file or folder in tha
 
 
 class Figures(Preprocessor):
-    """Every figure in the middle, as large as a slide of 1280 x 720 has room for below its heading,
-    and with its alternative text, which the exporter's own template leaves out. No controls, as a
-    notebook has them that was saved in JupyterLab: a slide has no kernel.
+    """Every figure in the middle, and with its alternative text, which the exporters' own templates
+    leave out; on a slide of 1280 x 720 as large as there is room for below its heading. No
+    controls, as a notebook has them that was saved in JupyterLab: what is written has no kernel.
     """
+
+    largest = (1160, 560)
 
     def preprocess_cell(self, cell, resources, index):
         outputs = cell.get("outputs", [])
@@ -42,14 +46,20 @@ class Figures(Preprocessor):
             if "image/png" in output.get("data", {}):
                 data = output.data.pop("image/png").replace("\n", "")
                 width, height = struct.unpack(">II", base64.b64decode(data[:64])[16:24])
-                scale = min(1160 / width, 560 / height)
+                scale = min(self.largest[0] / width, self.largest[1] / height)
                 alt = escape(cell.metadata.get("alt", ""))
                 output.data["text/html"] = (
                     f'<img src="data:image/png;base64,{data}" alt="{alt}" '
                     f'width="{scale * width:.0f}" height="{scale * height:.0f}" '
-                    'style="display: block; margin: auto">'
+                    'style="display: block; margin: auto; max-width: 100%; height: auto">'
                 )
         return cell, resources
+
+
+class FiguresOfAPage(Figures):
+    """As wide as a page's text at the most; on a phone as wide as the phone."""
+
+    largest = (900, 900)
 
 
 # What is too tall for its slide shrinks to it; words in tables begin at the left.
@@ -69,18 +79,21 @@ for (const event of ["ready", "slidechanged"]) deck.addEventListener(event, fit)
 </body>"""
 
 
-def config(local: bool) -> Config:
+def config(local: bool, page: bool = False) -> Config:
     """The exporter's settings; local: scripts lie in node_modules beside the page."""
     c = Config()
-    c.SlidesExporter.preprocessors = [Figures]
-    c.SlidesExporter.reveal_width, c.SlidesExporter.reveal_height = "1280", "720"
-    c.SlidesExporter.reveal_number = "c/t"
-    c.SlidesExporter.exclude_input_prompt = c.SlidesExporter.exclude_output_prompt = True
-    # A figure's code stays in the notebook; a slide shows code only where it is the point.
-    c.TagRemovePreprocessor.enabled = True
-    c.TagRemovePreprocessor.remove_input_tags = {"no-code-on-slide"}
+    c.HTMLExporter.preprocessors = [FiguresOfAPage if page else Figures]
+    c.HTMLExporter.exclude_input_prompt = c.HTMLExporter.exclude_output_prompt = True
     for setting, place in SCRIPTS.values() if local else ():
         c.SlidesExporter[setting] = f"node_modules/{place}"
+        if setting != "reveal_url_prefix":
+            c.HTMLExporter[setting] = f"node_modules/{place}"
+    if not page:
+        c.SlidesExporter.reveal_width, c.SlidesExporter.reveal_height = "1280", "720"
+        c.SlidesExporter.reveal_number = "c/t"
+        # A figure's code stays in the notebook; a slide shows code only where it is the point.
+        c.TagRemovePreprocessor.enabled = True
+        c.TagRemovePreprocessor.remove_input_tags = {"no-code-on-slide"}
     return c
 
 
@@ -95,23 +108,26 @@ def fetch(folder: Path) -> bool:
     return done.returncode == 0
 
 
-def slides(notebook: Path, folder: Path = FOLDER) -> Path:
-    """Writes the slides of an executed notebook into folder; returns the page."""
+def written(notebook: Path, folder: Path = FOLDER, page: bool = False) -> Path:
+    """Writes an executed notebook into folder, as slides or as a page; returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
     local = fetch(folder)
-    body, _ = SlidesExporter(config=config(local)).from_filename(str(notebook))
-    page = folder / f"{notebook.stem}.html"
-    page.write_text(body.replace("</body>", FITTING), encoding="utf-8")
+    exporter = HTMLExporter if page else SlidesExporter
+    body, _ = exporter(config=config(local, page)).from_filename(str(notebook))
+    file = folder / f"{notebook.stem}{'_page' if page else ''}.html"
+    file.write_text(body if page else body.replace("</body>", FITTING), encoding="utf-8")
     needs = "works without a network" if local else "needs a network to be shown: npm is not there"
-    print(f"{os.path.relpath(page)} {needs}")
-    return page
+    print(f"{os.path.relpath(file)} {needs}")
+    return file
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("number", type=int, nargs="+", choices=range(1, 5), help="1 to 4")
-    for number in parser.parse_args().number:
-        slides(next(NOTEBOOKS.glob(f"0{number}_*.ipynb")))
+    parser.add_argument("--page", action="store_true", help="a page to scroll, not slides")
+    given = parser.parse_args()
+    for number in given.number:
+        written(next(NOTEBOOKS.glob(f"0{number}_*.ipynb")), page=given.page)
 
 
 if __name__ == "__main__":

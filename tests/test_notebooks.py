@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from nbconvert import SlidesExporter
+from nbconvert import HTMLExporter, SlidesExporter
 
 import mtst_utils as mtst
 from mtst_utils import pooling
@@ -238,6 +238,17 @@ def test_slides_make_a_talk(path, slides):
     assert all(float(re.search(r'height="(\d+)', figure)[1]) <= 560 for figure in figures)
 
 
+@read
+def test_a_page_has_alternative_texts_and_formulas_without_a_network(path, slides):
+    page, _ = HTMLExporter(config=slides.config(local=True, page=True)).from_filename(str(path))
+    figures = re.findall(r"<img[^>]*>", page)
+    assert figures
+    assert all(re.search(r'alt="Figure: .{15}', figure) for figure in figures)
+    assert all(int(re.search(r'width="(\d+)', figure)[1]) <= 900 for figure in figures)
+    assert "node_modules/mathjax" in page
+    assert not re.search(r'src="https?://', page)
+
+
 def test_slides_of_a_notebook_saved_in_jupyterlab(tmp_path, slides):
     """Controls, which are no page's to show, do not get in the way; what stands below them does."""
     view = nbformat.v4.new_output(
@@ -292,7 +303,7 @@ def test_controls_work_after_run_all(path):
 def test_slides_need_no_network_where_npm_is(tmp_path, slides, monkeypatch, capsys):
     path = NOTEBOOKS[0]
     monkeypatch.setattr(slides.shutil, "which", lambda name: None)
-    page = slides.slides(path, tmp_path).read_text()
+    page = slides.written(path, tmp_path).read_text()
     assert page.count(slides.FITTING) == 1  # what is too tall is made to fit
     assert "needs a network" in capsys.readouterr().out
     assert re.search(r'src="https://[^"]*require', page)
@@ -308,11 +319,11 @@ def test_slides_need_no_network_where_npm_is(tmp_path, slides, monkeypatch, caps
 
     monkeypatch.setattr(slides.shutil, "which", lambda name: "npm")
     monkeypatch.setattr(slides.subprocess, "run", npm)
-    page = slides.slides(path, tmp_path).read_text()
+    page = slides.written(path, tmp_path).read_text()
     assert "works without a network" in capsys.readouterr().out
     assert not re.search(r'<(?:script|link)[^>]*(?:src|href)="(?:https?:)?//', page)
     monkeypatch.setattr(slides.subprocess, "run", None)  # what is there is not fetched again
-    slides.slides(path, tmp_path)
+    slides.written(path, tmp_path)
 
 
 @read
