@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import chi2_contingency
+from sklearn.metrics import f1_score
 from sklearn.utils.class_weight import compute_sample_weight
 
 import mtst_utils as mtst
@@ -588,13 +589,55 @@ def test_a_cosine_is_compared_as_it_is(tiny, monkeypatch):
         kept = job.settings["kept"] + 0.01 * (job.seed % 3)
         return Outcome({"valid sentiment macro F1": kept}, details={"kept": kept})
 
-    arms = {"A": Arm(run, {"kept": (0.7, 0.8)}, ""), "B": Arm(run, {"kept": (0.5, 0.6)}, "")}
+    arms = {
+        "A": Arm(run, {"kept": (0.7, 0.8)}, "", fixed=("kept",)),
+        "B": Arm(run, {"kept": (0.5, 0.6)}, "", fixed=("kept",)),
+    }
     changes = {"arms": arms, "comparisons": (Comparison("19", "A", "B", "gain", "kept"),)}
     monkeypatch.setitem(registry.STUDIES, "toy", toy(**changes))
     registry.run("toy", DEFAULT)
     [row] = findings.findings("toy", DEFAULT).itertuples()
     assert (row.effect, row.unit, row.verdict) == (pytest.approx(20), "hundredths", "holds")
     assert findings.plan("toy", DEFAULT).empty
+
+
+def test_an_axis_of_two_numbers_is_widened_and_a_fixed_one_is_not():
+    arm = Arm(None, {"lr": (1e-4, 2e-4), "steps": (20, 40)}, "", fixed=("steps",))
+    scored = [(settings, settings["lr"] * settings["steps"]) for settings in designs.grid(arm)]
+    assert designs.beyond(arm, scored) == [{"lr": 4e-4, "steps": 40}]
+    assert designs.at_edge(arm, scored) == "lr steps"  # but it is said
+    whole = Arm(None, {"rank": (50, 200)}, "")
+    assert designs.beyond(whole, [({"rank": 50}, 1), ({"rank": 200}, 0)]) == [{"rank": 12}]
+
+
+def test_an_arm_that_came_later_may_be_of_another_commit(tiny, monkeypatch):
+    def run(job):
+        guess = np.zeros(90, np.int8)
+        truth = common.codes(common.split("test").sentiment, "sentiment")
+        f1 = f1_score(truth, guess, labels=[0, 1, 2], average="macro", zero_division=0)
+        return Outcome({"sentiment macro F1": f1}, {"sentiment": guess})
+
+    for later, faults in ((True, []), (False, ["n=16, seed 0: arms of different commits"])):
+        arms = {"A": Arm(run, {}, ""), "B": Arm(run, {}, "", later=later)}
+        monkeypatch.setitem(registry.STUDIES, "toy", toy(arms=arms, seeds={16: 1}))
+        for arm, commit in (("A", "aaaaaaa"), ("B", "bbbbbbb")):
+            monkeypatch.setattr(records, "COMMIT", commit)
+            registry.run("toy", DEFAULT, arms=[arm])
+        assert findings.audit("toy", DEFAULT) == faults
+
+
+@pytest.mark.parametrize("labels", [(0, 2), (0, 1, 2)])
+def test_a_head_says_what_a_probe_says_but_for_what_does_not_vary(labels):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 4)), rng.choice(labels, 60)
+    fitted, head = few_labels.logistic(0.1).fit(x, y), torch.nn.Linear(4, 3)
+    few_labels.into_head(fitted, head)
+    said = head(torch.tensor(x).float()).softmax(-1).detach().numpy()
+    assert said[:, labels] == pytest.approx(fitted.predict_proba(x), abs=1e-5)
+    x[:, 2] *= 1e-33  # as one of MiniLM's
+    few_labels.into_head(few_labels.logistic(0.1).fit(x, y), head)
+    assert head.weight[:, 2].tolist() == [0, 0, 0]
+    assert head.weight.abs().max() < 10
 
 
 def test_drift_is_from_the_pretrained_self(tiny):

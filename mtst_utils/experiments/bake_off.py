@@ -1,13 +1,12 @@
 """Nine ways of carrying a pretrained encoder over to two tasks, each tuned alone, on 4,000 and on
 200 sentences.
 
-Claims 17 to 19, 23 to 26. Taught in notebooks 03 and 04; method in data/METHOD.md.
+Claims 17, 18, 23 to 26; drift beside claim 19. Taught in notebooks 03 and 04; method in
+data/METHOD.md.
 """
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from mtst_utils import (
     GradualUnfreezing,
@@ -21,9 +20,9 @@ from mtst_utils import (
 from mtst_utils.experiments import common
 from mtst_utils.experiments.common import HEADLINE, TASKS, TestCurve, codes, headline, scores
 from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
-from mtst_utils.experiments.few_labels import add_lora, probe, search
+from mtst_utils.experiments.few_labels import add_lora, into_head, logistic, probe, search
 
-EPOCHS = {200: 10, 4000: 1}
+EPOCHS = {200: 10, 4000: 3}  # one over 4,000 leaves training unfinished beside a probe
 BATCH = 32
 
 
@@ -106,12 +105,10 @@ def decayed(decay: float):
 
 
 def gradual(job: Job) -> Outcome:
-    """Heads first, then the layers from the top down, by the share of training at which the
-    embeddings join.
-    """
+    """Heads first, then the layers from the top down."""
     model, own = common.new_model(job.backbone, seed=job.seed), job.settings
-    unfreezing = GradualUnfreezing(min(0.2, own["end"]), own["end"], own["lr"], decay=1.0)
-    return learn(job, model, optimizer_of(model, own["lr"], 1e-3), [unfreezing])
+    unfreezing = GradualUnfreezing(0.2, 0.6, own["lr"], decay=1.0)
+    return learn(job, model, optimizer_of(model, own["lr"], own["head_lr"]), [unfreezing])
 
 
 def converged_heads(job: Job, model: MultiTaskModel) -> None:
@@ -123,19 +120,15 @@ def converged_heads(job: Job, model: MultiTaskModel) -> None:
     """
     frame = common.training_rows(job)
     x = model.encoder.encode(frame.text.tolist(), precision="auto")
-    scaler = StandardScaler().fit(x)
     for task, head in model.heads.items():
         options = {"layers": "last", "chosen by": "log loss"}
         _, c = search(x[:, None, :], frame, task, options, job.seed)
-        fitted = LogisticRegression(C=c, class_weight="balanced", max_iter=5000)
-        fitted.fit(scaler.transform(x), codes(frame[task], task))
-        if fitted.n_iter_.max() >= fitted.max_iter or len(fitted.classes_) < len(TASKS[task]):
+        fitted = logistic(c).set_params(logisticregression__max_iter=5000)
+        regression = fitted.fit(x, codes(frame[task], task))[-1]
+        missing = len(regression.classes_) < len(TASKS[task])
+        if regression.n_iter_.max() >= regression.max_iter or missing:
             raise RuntimeError(f"the probe of {task!r} has not converged, or lacks a class: {c=}")
-        weight = torch.tensor(fitted.coef_ / scaler.scale_, dtype=torch.float32)
-        bias = fitted.intercept_ - fitted.coef_ @ (scaler.mean_ / scaler.scale_)
-        with torch.no_grad():
-            head.weight.copy_(weight)
-            head.bias.copy_(torch.tensor(bias, dtype=torch.float32))
+        into_head(fitted, head)
 
 
 def probe_first(job: Job) -> Outcome:
@@ -148,9 +141,8 @@ def probe_first(job: Job) -> Outcome:
 def top_blocks(job: Job) -> Outcome:
     """Only the top blocks and the heads are trained (Lee et al. 2023 choose blocks likewise)."""
     model, own = common.new_model(job.backbone, seed=job.seed), job.settings
-    blocks = len(layer_stack(model.encoder.backbone).blocks)
-    unfreeze_top_blocks(model, round(own["fraction"] * blocks))
-    groups = layerwise_lr_groups(model, own["lr"], 1.0, 1e-3)
+    unfreeze_top_blocks(model, len(layer_stack(model.encoder.backbone).blocks) // 2)
+    groups = layerwise_lr_groups(model, own["lr"], 1.0, own["head_lr"])
     return learn(job, model, torch.optim.AdamW(groups, fused=True))
 
 
@@ -166,7 +158,7 @@ _TWO = {"lr": (1e-4, 2e-4, 4e-4), "head_lr": (1e-3, 4e-3)}
 _SENTIMENT = HEADLINE[0]
 BAKE_OFF = Study(
     name="bake_off",
-    claims=("17", "18", "19", "23"),
+    claims=("17", "18", "23"),
     question="On 4,000 and on 200 sentences: which way of fine-tuning, each tuned alone?",
     corpus="rated sentences",
     arms={
@@ -180,19 +172,15 @@ BAKE_OFF = Study(
         "decay 0.8": Arm(decayed(0.8), _TWO, "layer-wise rates, geometric mean over layers lr"),
         "gradual": Arm(
             gradual,
-            {"lr": (1e-4, 2e-4, 4e-4), "end": (0.3, 0.6)},
-            "heads, then layers from the top; the embeddings join after this fraction of training",
+            _TWO,
+            "heads, then layers from the top; the embeddings join after 0.6 of training",
         ),
         "LP-FT": Arm(
             probe_first,
             {"lr": (1e-4, 2e-4, 4e-4), "head_lr": (1e-4, 1e-3)},
             "a converged probe's weights as heads, then everything",
         ),
-        "top blocks": Arm(
-            top_blocks,
-            {"lr": (1e-4, 2e-4, 4e-4), "fraction": (0.333, 0.667)},
-            "this fraction of the blocks, from the top, and the heads, at 0.001",
-        ),
+        "top blocks": Arm(top_blocks, _TWO, "the upper half of the blocks, and the heads"),
         "LoRA": Arm(
             lora,
             {"lr": (1e-3, 2e-3, 4e-3), "rank": (4, 16)},
@@ -209,7 +197,7 @@ BAKE_OFF = Study(
         Comparison("17", "gradual", "two rates", "gain", source="Howard & Ruder 2018"),
         Comparison("17", "LP-FT", "two rates", "gain", source="Kumar et al. 2022"),
         Comparison("18", "two rates", "one rate", "gain", source="the reference text"),
-        Comparison("19", "gradual", "two rates", "gain", "kept", "the reference text"),
+        Comparison("drift", "gradual", "two rates", "gain", "kept", "the reference text"),
         Comparison("23", "decay 0.95", "two rates", "gain", source="the reference text"),
         Comparison("23", "decay 0.8", "two rates", "gain", source="Clark et al. 2020"),
         Comparison("top blocks", "top blocks", "two rates", "no loss", source="Lee et al. 2023"),

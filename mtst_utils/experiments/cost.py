@@ -1,9 +1,9 @@
 """What each way of freezing costs, from the first sentence to the trained model: seconds and
 memory.
 
-One epoch, filling the cache of frozen layers included. Every run is a process of its own, so that
-the memory's peak is the run's. For a machine that does nothing else. Claims 4, 7 and 12. Taught in
-notebook 03; method in data/METHOD.md.
+As many epochs as in `few_labels`, filling the cache of frozen layers included. Every run is a
+process of its own, so that the memory's peak is the run's. For a machine that does nothing else.
+Claims 4, 7 and 12. Taught in notebook 03; method in data/METHOD.md.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from mtst_utils import fit, freeze, unfreeze_top_blocks
 from mtst_utils.experiments import common
 from mtst_utils.experiments.bake_off import optimizer_of
 from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
+from mtst_utils.experiments.few_labels import EPOCHS
 
 STRATEGIES = {  # what is frozen before training
     "everything trained": lambda model: None,
@@ -29,7 +30,9 @@ STRATEGIES = {  # what is frozen before training
 }
 
 
-def measured(strategy: str, backbone: str, n: int, seed: int) -> dict[str, float]:
+def measured(
+    strategy: str, backbone: str, n: int, seed: int, epochs: int | None = None
+) -> dict[str, float]:
     """Train once: seconds and cpu_seconds of `fit`, and memory, the process's peak in MiB.
 
     "one task" learns sentiment alone, all others both. The optimizer knows every parameter, as if
@@ -41,7 +44,8 @@ def measured(strategy: str, backbone: str, n: int, seed: int) -> dict[str, float
     optimizer = optimizer_of(model, 2e-4, 1e-3)
     STRATEGIES[strategy](model)
     start, cpu = time.perf_counter(), time.process_time()
-    fit(model, frame, epochs=1, optimizer=optimizer, seed=seed, progress=False)
+    epochs = epochs or EPOCHS[n]
+    fit(model, frame, epochs=epochs, optimizer=optimizer, seed=seed, progress=False)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
         1024 if sys.platform != "darwin" else 1024**2
@@ -52,7 +56,7 @@ def measured(strategy: str, backbone: str, n: int, seed: int) -> dict[str, float
 def run(job: Job, strategy: str) -> Outcome:
     """`measured` in a process of its own (in this one at scale "quick")."""
     if job.scale == "quick":
-        return Outcome({}, details=measured(strategy, job.backbone, job.n, job.seed))
+        return Outcome({}, details=measured(strategy, job.backbone, job.n, job.seed, 1))
     command = [
         sys.executable,
         "-m",
@@ -72,8 +76,7 @@ COST = Study(
     question="What does each way of freezing cost, end to end, and what does a second task?",
     corpus="rated sentences",
     arms={
-        name: Arm(partial(run, strategy=name), {}, "one epoch, cache filling included")
-        for name in STRATEGIES
+        name: Arm(partial(run, strategy=name), {}, "cache filling included") for name in STRATEGIES
     },
     comparisons=(
         Comparison(
@@ -90,7 +93,7 @@ COST = Study(
             )
             for metric in ("seconds", "memory")
         ),
-        Comparison("16", "head A frozen", "everything trained", "no loss", "seconds"),
+        Comparison("head A's cost", "head A frozen", "everything trained", "no loss", "seconds"),
     ),
     metric="seconds",
     validation=("nothing is tuned",),

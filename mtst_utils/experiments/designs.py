@@ -49,7 +49,9 @@ class Outcome:
 class Arm:
     """A way of training. run: Job -> Outcome. axes: {setting: values to try}, all combinations;
     what is the recipe's own (early stopping, cross-validation on the training labels) belongs to
-    run. sizes: where it can run (None: everywhere).
+    run. sizes: where it can run (None: everywhere). fixed: axes whose ends are the recipe's budget,
+    and are not widened. later: declared when the others had run, so that its runs are of a commit
+    of their own.
     """
 
     run: Callable[[Job], Outcome]
@@ -57,6 +59,8 @@ class Arm:
     about: str
     sizes: tuple[int, ...] | None = None
     needs: tuple[str, ...] = ()  # packages of the extra "studies"
+    fixed: tuple[str, ...] = ()
+    later: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,10 +153,8 @@ def grid(arm: Arm) -> list[dict]:
 
 
 def numeric(values: tuple) -> bool:
-    """Whether an axis has an order, and so two edges that it can be widened at: numbers, three or
-    more.
-    """
-    return len(values) > 2 and all(
+    """Whether an axis has an order, and so two edges that it can be widened at: numbers."""
+    return len(values) > 1 and all(
         isinstance(v, (int, float)) and not isinstance(v, bool) for v in values
     )
 
@@ -171,12 +173,16 @@ def beyond(arm: Arm, scored: list[tuple[dict, float]]) -> list[dict]:
     winner, new = best(scored), []
     for name, values in arm.axes.items():
         tried = sorted({settings[name] for settings, _ in scored}) if numeric(values) else []
-        if not tried or len(tried) - len(values) >= WIDEN:
+        if name in arm.fixed or not tried or len(tried) - len(values) >= WIDEN:
             continue
         if winner[name] == tried[-1]:
-            new.append(winner | {name: type(tried[-1])(f"{tried[-1] * tried[-1] / tried[-2]:.6g}")})
+            further = tried[-1] * tried[-1] / tried[-2]
         elif winner[name] == tried[0]:
-            new.append(winner | {name: type(tried[0])(f"{tried[0] * tried[0] / tried[1]:.6g}")})
+            further = tried[0] * tried[0] / tried[1]
+        else:
+            continue
+        whole = isinstance(tried[0], int)
+        new.append(winner | {name: round(further) if whole else float(f"{further:.6g}")})
     return new
 
 

@@ -257,7 +257,9 @@ def audit(name: str, backbone: str = DEFAULT) -> list[str]:
     for n, part in rows.groupby("n"):
         if part.precision.nunique() > 1:
             found.append(f"n={n}: runs of {' and '.join(sorted(part.precision.unique()))}")
-    for (n, seed), part in rows[rows.phase == "final"].groupby(["n", "seed"]):
+    together = [arm for arm in study.arms if not study.arms[arm].later]
+    paired = rows[(rows.phase == "final") & rows.arm.isin(together)]
+    for (n, seed), part in paired.groupby(["n", "seed"]):
         if part.commit.nunique() > 1:
             found.append(f"n={n}, seed {seed}: arms of different commits")
     return found

@@ -13,15 +13,20 @@ from functools import lru_cache, partial
 
 import pandas as pd
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import log_softmax
 
 from mtst_utils import MultiTaskModel, fit, freeze, layerwise_lr_groups
 from mtst_utils.experiments import common
 from mtst_utils.experiments.common import codes, headline, scores
 from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
-from mtst_utils.experiments.few_labels import add_lora, features, joined, logistic, search
+from mtst_utils.experiments.few_labels import (
+    add_lora,
+    features,
+    into_head,
+    joined,
+    logistic,
+    search,
+)
 
 FIRST = 4000  # sentences of the first task
 # Of the second, as in `few_labels` for as many sentences. One left it unfinished: on validation the
@@ -159,16 +164,8 @@ def refit_head(model: MultiTaskModel, frame: pd.DataFrame) -> None:
     sentences.
     """
     x = model.encoder.encode(frame.text.tolist(), precision="auto")
-    scaler = StandardScaler().fit(x)
-    fitted = LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000)
-    fitted.fit(scaler.transform(x), codes(frame.domain, "domain"))
-    head = model.heads["domain"]
-    with torch.no_grad():
-        head.weight.zero_()
-        head.bias.fill_(-1e4)  # a class that these sentences lack
-        head.weight[fitted.classes_] = torch.tensor(fitted.coef_ / scaler.scale_).float()
-        bias = fitted.intercept_ - fitted.coef_ @ (scaler.mean_ / scaler.scale_)
-        head.bias[fitted.classes_] = torch.tensor(bias).float()
+    fitted = logistic(0.01).fit(x, codes(frame.domain, "domain"))
+    into_head(fitted, model.heads["domain"])
 
 
 def mix(model: MultiTaskModel, start: list[torch.Tensor], fraction: float) -> None:
@@ -188,6 +185,12 @@ def result(job: Job, guess: dict, **cost) -> Outcome:
     if job.phase == "tune":
         return Outcome(headline(guess, asked, "valid "), details=details)
     return Outcome(scores(guess, asked), guess, details)
+
+
+def before(job: Job) -> Outcome:
+    """The model that has learned the first task, and of the second nothing."""
+    model = after_first(job)
+    return result(job, common.predicted(model, common.asked_rows(job)))
 
 
 def learn_second(job: Job, learner: MultiTaskModel, frame: pd.DataFrame, lr: float, callbacks=()):
@@ -258,9 +261,9 @@ def remedy(job: Job, how: str, source: str | None = None) -> Outcome:
     elif how == "EWC":
         callbacks = [Pull(model, strength, importances(model, labelled[:200]))]
         cost = {"labels": 200, "passes": 0, "copies": 2}
-    elif how == "replay":  # one sentence in eleven
-        again = labelled[:strength].sample(len(frame) // 10, replace=True, random_state=job.seed)
-        frame, cost = pd.concat([frame, again]), {"labels": strength, "passes": 0.3, "copies": 0}
+    elif how == "replay":
+        frame = pd.concat([frame, labelled[:strength]])
+        cost = {"labels": strength, "passes": round(3 * strength / job.n, 2), "copies": 0}
         learner = common.Balanced(model, frame)
     learn_second(job, learner, frame, own["lr"], callbacks)
     return result(job, common.predicted(model, common.asked_rows(job)), **cost)
@@ -289,6 +292,7 @@ def _arms(source: str | None) -> dict[str, Arm]:
         "weight averaging": (0.25, 0.5, 0.75),
     }
     arms = {
+        "before": Arm(before, {}, "the first task is learned, and of the second nothing"),
         "none": Arm(
             partial(afterwards, how="none", source=source),
             {"lr": (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 4e-4)},
@@ -309,11 +313,14 @@ def _arms(source: str | None) -> dict[str, Arm]:
             partial(afterwards, how="refitting", source=source),
             {"lr": (5e-5, 1e-4, 2e-4), "strength": (50, 200)},
             "head A anew, on so many labelled sentences of the first task",
+            fixed=("strength",),
         ),
     }
     for how, values in strengths.items():
         run = partial(afterwards if how == "weight averaging" else remedy, how=how, source=source)
-        arms[how] = Arm(run, rates | {"strength": values}, f"strengths {values}")
+        # A half of the way is a half of it, and a label has its price: these ends are ends.
+        fixed = ("strength",) if how in ("weight averaging", "replay") else ()
+        arms[how] = Arm(run, rates | {"strength": values}, f"strengths {values}", fixed=fixed)
     return arms
 
 
@@ -326,10 +333,13 @@ def _study(name: str, source: str | None, question: str) -> Study:
         corpus="rated sentences",
         arms=arms,
         comparisons=(
+            Comparison("15", "none", "before", "no loss", "domain accuracy", "the reference text"),
             *(
-                Comparison("15", how, "none", "practical gain", "mean of both", source="its paper")
+                Comparison(
+                    "remedy", how, "none", "practical gain", "mean of both", source="its paper"
+                )
                 for how in arms
-                if how != "none"
+                if how not in ("none", "before")
             ),
         ),
         metric="mean of both",
