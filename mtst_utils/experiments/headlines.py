@@ -13,8 +13,8 @@ from mtst_utils.packaged_weights import DEFAULT
 FIGURE = DATA / "headlines.png"
 ADVICE = {  # in plain words: the ledger's claim, arm and number of training sentences
     "Average the tokens, do not take [CLS]\n(frozen encoder)": (3, "mean", 4000),
-    "With 32 labels, train only a classifier": (13, "tuned probe", 32),
-    "With 128 labels, train only a classifier": (13, "tuned probe", 128),
+    "With 128 labels, train only a classifier": (13, "set probe", 128),
+    "With 2,048 labels, train only a classifier": (13, "set probe", 2048),
     "One model for two tasks loses nothing\n(sentiment)": (5, "joint", 3000),
     "Unfreeze layer by layer\n(1,000 sentences)": (17, "gradual, 0.0003", 1000),
     "Unfreeze layer by layer\n(4,000 sentences)": (17, "gradual, decay 1, rate 0.0002", 4000),
