@@ -558,6 +558,13 @@ def test_the_gap_and_the_curve(tiny, monkeypatch):
     assert findings.ledger(DEFAULT).survives.tolist() == [True]
 
 
+def test_dots_are_differences_of_scores_by_seed():
+    rows = records.rows_of("few_labels").query("phase == 'final' and n == 16")
+    f1 = rows.pivot(index="seed", columns="arm", values="sentiment macro F1")
+    found = findings.by_seed("few_labels", DEFAULT, 16, "set probe", "full")
+    assert found == pytest.approx(100 * (f1["set probe"] - f1["full"]).to_numpy(), abs=1e-3)
+
+
 def test_a_cost_is_a_ratio(tiny, monkeypatch):
     """Half as long is 2 times cheaper; 3 % more is within the margin of 5 %."""
     cost = {"A": 1.0, "B": 2.0, "C": 1.03}

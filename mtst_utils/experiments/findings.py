@@ -129,6 +129,16 @@ def of_details(
     return of_seeds(np.log(rival / arm) if comparison.metric in COSTS else arm - rival)
 
 
+def by_seed(
+    name: str, backbone: str, n: int, arm: str, rival: str, metric: str = "sentiment macro F1"
+) -> np.ndarray:
+    """arm - rival in points [S], a seed after the other: what a figure draws as dots."""
+    study = declared(name)
+    seeds = common_seeds(study, backbone, n, (arm, rival))
+    sides = (values_of(study, backbone, n, one, metric, seeds).mean(1) for one in (arm, rival))
+    return 100 * np.subtract(*sides)
+
+
 def estimate(study: Study, comparison: Comparison, backbone: str, n: int) -> Estimate | None:
     """arm - rival of a comparison (from the details: `of_details`); None while fewer than two seeds
     have both.
