@@ -404,6 +404,7 @@ FEW_LABELS = Study(
         Comparison("LoRA", "LoRA", "full", "no loss"),
         Comparison("SetFit", "SetFit", "full", "practical gain"),
         Comparison("SetFit", "SetFit", "tuned probe", "practical gain"),
+        Comparison("SetFit", "SetFit", "set probe", "practical gain"),
     ),
     metric=HEADLINE[0],
     validation=(f"valid {HEADLINE[0]}",),
