@@ -16,7 +16,7 @@ ADVICE = {  # in plain words: the ledger's claim, arm and number of training sen
     "With 128 labels, train only a classifier": (13, "set probe", 128),
     "With 2,048 labels, train only a classifier": (13, "set probe", 2048),
     "One model for two tasks loses nothing\n(sentiment)": (5, "joint", 3000),
-    "Unfreeze layer by layer\n(1,000 sentences)": (17, "gradual, 0.0003", 1000),
+    "Unfreeze layer by layer\n(200 sentences)": (17, "gradual", 200),
     "Unfreeze layer by layer\n(4,000 sentences)": (17, "gradual, decay 1, rate 0.0002", 4000),
     "Give lower layers lower rates\n(decay .95)": (23, "decay 0.95, rate 0.0001", 4000),
     "Freeze a head to protect its task": (15, "after task B", 3840),
