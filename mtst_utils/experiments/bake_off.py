@@ -1,4 +1,4 @@
-"""Nine ways of carrying a pretrained encoder over to two tasks, each tuned alone, on 4,000 and on
+"""Ten ways of carrying a pretrained encoder over to two tasks, each tuned alone, on 4,000 and on
 200 sentences.
 
 Claims 17, 18, 23 to 26; drift beside claim 19. Taught in notebooks 03 and 04; method in
@@ -20,7 +20,14 @@ from mtst_utils import (
 from mtst_utils.experiments import common
 from mtst_utils.experiments.common import HEADLINE, TASKS, TestCurve, codes, headline, scores
 from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
-from mtst_utils.experiments.few_labels import add_lora, into_head, logistic, probe, search
+from mtst_utils.experiments.few_labels import (
+    FEW_LABELS,
+    add_lora,
+    into_head,
+    logistic,
+    probe,
+    search,
+)
 
 EPOCHS = {200: 10, 4000: 3}  # one over 4,000 leaves training unfinished beside a probe
 BATCH = 32
@@ -187,6 +194,7 @@ BAKE_OFF = Study(
             "low-rank additions to every linear layer of the blocks",
             needs=("peft",),
         ),
+        "set probe": FEW_LABELS.arms["set probe"],
         "tuned probe": Arm(
             probe,
             {"layers": ("last", "one", "any"), "chosen by": ("macro F1", "log loss")},
@@ -202,6 +210,8 @@ BAKE_OFF = Study(
         Comparison("23", "decay 0.8", "two rates", "gain", source="Clark et al. 2020"),
         Comparison("top blocks", "top blocks", "two rates", "no loss", source="Lee et al. 2023"),
         Comparison("LoRA", "LoRA", "two rates", "no loss", source="Biderman et al. 2024"),
+        Comparison("probe", "gradual", "set probe", "gain", source="this series"),
+        Comparison("13", "set probe", "two rates", "no loss", source="the reference text"),
         Comparison("13", "tuned probe", "two rates", "no loss", source="the reference text"),
     ),
     metric=_SENTIMENT,
