@@ -269,14 +269,21 @@ def probe(job: Job) -> Outcome:
     return Outcome(scores(guess, asked) | headline(own, frame, "training "), guess, details)
 
 
+def probed_layers(x: np.ndarray, which: str) -> tuple[int, ...]:
+    """The layers of `features` that a set probe reads: the "last", or "two", it and the one at two
+    thirds of the depth.
+    """
+    last = x.shape[1] - 1
+    return {"last": (last,), "two": (2 * last // 3, last)}[which]
+
+
 def set_probe(job: Job) -> Outcome:
     """Logistic regression on frozen features with layers and C from the settings, for both tasks:
     chosen beforehand on validation sentences, as the other arms' rates are.
     """
     frame, asked = common.training_rows(job), common.asked_rows(job)
     x, x_asked = features(job.backbone, frame), asked_features(job.backbone, job.phase)
-    last = x.shape[1] - 1
-    layers = {"last": (last,), "two": (2 * last // 3, last)}[job.settings["layers"]]
+    layers = probed_layers(x, job.settings["layers"])
     guess, own = {}, {}
     for task in TASKS:
         fitted = logistic(job.settings["C"]).fit(joined(x, layers), codes(frame[task], task))
