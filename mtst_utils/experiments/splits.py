@@ -35,8 +35,12 @@ def near_duplicate_groups(texts, documents, threshold=0.8):
 
     sets = [words_of(text) for text in texts]
     rarity = Counter(word for words in sets for word in words)
-    sharing = defaultdict(list)
+    sharing, same = defaultdict(list), {}
     for i, words in enumerate(sets):
+        if words in same:
+            parent[root(documents[i])] = root(same[words])
+            continue
+        same[words] = documents[i]
         # Texts this alike share one of the rarest words of each (prefix filter: at most (1 - t) of
         # them may differ).
         ranked = sorted(words, key=lambda word: (rarity[word], word))
