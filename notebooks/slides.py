@@ -38,6 +38,7 @@ class Figures(Preprocessor):
     """
 
     largest = (1160, 560)
+    least = 0  # of a figure's width when it is shown, as a share of what its letters need
 
     def preprocess_cell(self, cell, resources, index):
         outputs = cell.get("outputs", [])
@@ -47,19 +48,25 @@ class Figures(Preprocessor):
                 data = output.data.pop("image/png").replace("\n", "")
                 width, height = struct.unpack(">II", base64.b64decode(data[:64])[16:24])
                 scale = min(self.largest[0] / width, self.largest[1] / height)
+                shown = output.get("metadata", {}).get("image/png", {}).get("width", width)
                 alt = escape(cell.metadata.get("alt", ""))
                 output.data["text/html"] = (
-                    f'<img src="data:image/png;base64,{data}" alt="{alt}" '
+                    '<div style="overflow-x: auto"><img '
+                    f'src="data:image/png;base64,{data}" alt="{alt}" '
                     f'width="{scale * width:.0f}" height="{scale * height:.0f}" '
-                    'style="display: block; margin: auto; max-width: 100%; height: auto">'
+                    'style="display: block; margin: auto; height: auto; '
+                    f'max-width: max(100%, {self.least * shown:.0f}px)"></div>'
                 )
         return cell, resources
 
 
 class FiguresOfAPage(Figures):
-    """As wide as a page's text at the most; on a phone as wide as the phone."""
+    """As wide as a page's text at the most. On a phone as wide as the phone; what would be too
+    small to read there, as two fields side by side are, is wider, and is moved sideways.
+    """
 
     largest = (900, 900)
+    least = 0.62
 
 
 # What is too tall for its slide shrinks to it; words in tables begin at the left.

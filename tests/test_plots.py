@@ -250,16 +250,24 @@ def test_a_font_that_is_not_there_is_not_asked_for(monkeypatch):
     assert plots._families.__wrapped__() == ["DejaVu Sans"]
 
 
-def test_figures_are_stored_with_a_palette():
-    for kind, colors in (("lines", 40), ("similarity_heatmap", 64)):
-        image = Image.open(
-            io.BytesIO(
-                base64.b64decode(plots._palette_png(getattr(plots, kind)(*DRAWN[kind]).figure))
-            )
-        )
+def test_figures_are_stored_sharp_and_with_a_palette():
+    for kind, colors in (("lines", 24), ("similarity_heatmap", 48)):
+        data, shown = plots._palette_png(getattr(plots, kind)(*DRAWN[kind]).figure)
+        image = Image.open(io.BytesIO(base64.b64decode(data)))
         assert image.mode == "P"
         assert len(image.getcolors()) <= colors
         assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+        # On a slide of 1160 x 560 it is hardly enlarged; in a notebook it is as large as it was.
+        assert 0.9 < max(image.width / 1160, image.height / 560) < 1.05
+        assert shown["width"] < 700 and shown["width"] < image.width
+        assert shown["width"] / shown["height"] == pytest.approx(image.width / image.height, 0.01)
+
+
+def test_a_figure_as_wide_as_a_slide_is_stored_as_it_is():
+    figure, _ = plt.subplots(figsize=(14, 4))
+    data, shown = plots._palette_png(figure)
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert image.size == (shown["width"], shown["height"])
 
 
 def test_layer_rates_on_a_fixed_axis():
