@@ -58,7 +58,7 @@ def tiny(monkeypatch, tmp_path):
 
     caches = (common._encoder, common.split, few_labels.asked_features)
     caches += (forgetting._first, forgetting._before, forgetting._unprotected)
-    caches += (neighbours.vectorizer,)
+    caches += (neighbours.vectorizer, neighbours.asked_embeddings)
     monkeypatch.setattr(common, "load_rated_sentences", lambda: corpus)
     monkeypatch.setattr(common.SentenceEncoder, "from_pretrained", encoder)
     monkeypatch.setattr(results, "RESULTS", tmp_path)

@@ -369,6 +369,17 @@ def test_a_frontiers_marks_are_the_means_of_its_dots():
     assert mean.get_xydata()[0].tolist() == pytest.approx([64 / 3, 100])
 
 
+def test_a_curve_on_the_frontier_is_joined_in_its_order():
+    runs = CURVES.assign(y=CURVES.value)
+    first = runs.series.iloc[0]
+    axes = plots.frontier(runs, "T", "x", "y", curves=[first])
+    joined = [line for line in axes.lines if line.get_linestyle() == "-"]
+    assert [line.get_label() for line in joined] == [first]
+    assert joined[0].get_xdata().tolist() == runs[runs.series == first].x.tolist()
+    others = runs.series.nunique() - 1
+    assert len(axes.lines) == 1 + 2 * others  # dots and a mean each
+
+
 def test_more_series_than_colors_are_all_on_the_frontier():
     many = pd.DataFrame({"series": list("abcdefghij"), "x": range(10), "y": range(10)})
     assert len(plots.frontier(many, "T", "x", "y").get_legend().get_texts()) == 10

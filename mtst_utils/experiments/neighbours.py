@@ -17,10 +17,17 @@ from mtst_utils.experiments.common import TASKS, codes, headline, scores
 from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
 
 
+@lru_cache(maxsize=2)
+def asked_embeddings(backbone: str, phase: str) -> np.ndarray:
+    """Frozen embeddings [N, H] of the rows that every run of a phase is scored on."""
+    asked = common.asked_rows(Job(backbone, 0, 0, {}, phase))
+    return common.new_model(backbone).encoder.encode(asked.text, precision="auto")
+
+
 def by_embeddings(job: Job, asked: pd.DataFrame, known: pd.DataFrame) -> np.ndarray:
     """Cosines [N, M] of the frozen encoder's embeddings."""
-    encoder = common.new_model(job.backbone).encoder
-    return cosine_matrix(*(encoder.encode(rows.text, precision="auto") for rows in (asked, known)))
+    encoded = common.new_model(job.backbone).encoder.encode(known.text, precision="auto")
+    return cosine_matrix(asked_embeddings(job.backbone, job.phase), encoded)
 
 
 @lru_cache(maxsize=1)

@@ -696,15 +696,21 @@ def score_curves(runs, title, xlabel, ylabel, ax=None):
     return ax
 
 
-def frontier(runs, title, xlabel, ylabel, ax=None):
+def frontier(runs, title, xlabel, ylabel, ax=None, curves=()):
     """Two scores of every run against each other, so that the best is at the upper right: a pale
     dot a run, a large mark a series' mean. runs has a row a run and the columns series, x, y.
+
+    curves: series whose rows are points of one curve, in its order; they are joined and have no
+    mean.
     """
     ax = _axes(ax, 7.6, 4.4)
     series = list(dict.fromkeys(runs["series"]))
     looks = zip(series, [*COLORS[:6], GREY, COLORS[7]] * 2, "osD^vPX*<>hd", strict=False)
     for one, color, marker in looks:
         rows = runs[runs["series"] == one]
+        if one in curves:
+            ax.plot(rows["x"], rows["y"], f"{marker}-", color=color, ms=6, label=one)
+            continue
         ax.plot(rows["x"], rows["y"], marker, color=color, alpha=0.35, ms=5, mew=0)
         mean = {"color": color, "ms": 11, "mec": "white", "zorder": 3}
         ax.plot(rows["x"].mean(), rows["y"].mean(), marker, label=one, **mean)
