@@ -61,13 +61,13 @@ def _palette_png(figure):
     is nearly 1160 x 560, with a palette of its own colours: a quarter of the size, and hardly told
     from the whole.
     """
-    # A heat map has more colours than lines and letters, and so have many series with pale dots.
-    rich = any(axes.images or len(axes.lines) > 12 for axes in figure.axes)
     width, height = figure.get_size_inches() * figure.dpi
-    sharper = max(1, 0.95 * min(1160 / width, 560 / height))
+    sharper = max(1, 0.9 * min(1160 / width, 560 / height))
     dpi = sharper * figure.dpi
     figure.savefig(whole := io.BytesIO(), format="png", dpi=dpi, bbox_inches="tight")
-    palette = Image.open(whole).convert("RGB").quantize(48 if rich else 24, kmeans=3)
+    # By how far colours are apart, not by how many pixels have them: marks are small.
+    far_apart = Image.Quantize.MAXCOVERAGE
+    palette = Image.open(whole).convert("RGB").quantize(64, method=far_apart)
     palette.save(small := io.BytesIO(), format="png", optimize=True)
     shown = dict(zip(("width", "height"), (round(n / sharper) for n in palette.size), strict=True))
     return b64encode(small.getvalue()).decode(), shown
@@ -696,20 +696,21 @@ def score_curves(runs, title, xlabel, ylabel, ax=None):
     return ax
 
 
-def frontier(runs, title, xlabel, ylabel, ax=None, curves=()):
+def frontier(runs, title, xlabel, ylabel, ax=None, means=True, curves=()):
     """Two scores of every run against each other, so that the best is at the upper right: a pale
     dot a run, a large mark a series' mean. runs has a row a run and the columns series, x, y.
 
-    curves: series whose rows are points of one curve, in its order; they are joined and have no
-    mean.
+    means: without, a row is not a run but a point of its own; curves: series whose points are then
+    joined in their order.
     """
     ax = _axes(ax, 7.6, 4.4)
     series = list(dict.fromkeys(runs["series"]))
     looks = zip(series, [*COLORS[:6], GREY, COLORS[7]] * 2, "osD^vPX*<>hd", strict=False)
     for one, color, marker in looks:
         rows = runs[runs["series"] == one]
-        if one in curves:
-            ax.plot(rows["x"], rows["y"], f"{marker}-", color=color, ms=6, label=one)
+        if not means:
+            line = "-" if one in curves else ""
+            ax.plot(rows["x"], rows["y"], marker + line, color=color, ms=6, label=one)
             continue
         ax.plot(rows["x"], rows["y"], marker, color=color, alpha=0.35, ms=5, mew=0)
         mean = {"color": color, "ms": 11, "mec": "white", "zorder": 3}
