@@ -57,17 +57,15 @@ WIDE_FONTS = (
 
 
 def _palette_png(figure):
-    """A figure as PNG in base64, and how large it is shown: nearly as sharp as a slide needs, on
-    which it has 1160 x 560, with a palette of its own colours: a quarter of the size, and hardly
-    told from the whole.
+    """A figure as PNG in base64, and how large it is shown: with at least 0.7 of the points that a
+    slide has for it (1160 x 560), and with a palette of its own colours: a quarter of the size, and
+    hardly told from the whole.
     """
     width, height = figure.get_size_inches() * figure.dpi
-    sharper = max(1, 0.8 * min(1160 / width, 560 / height))
+    sharper = max(1, 0.7 * min(1160 / width, 560 / height))
     dpi = sharper * figure.dpi
     figure.savefig(whole := io.BytesIO(), format="png", dpi=dpi, bbox_inches="tight")
-    # By how far colours are apart, not by how many pixels have them: marks are small.
-    far_apart = Image.Quantize.MAXCOVERAGE
-    palette = Image.open(whole).convert("RGB").quantize(64, method=far_apart)
+    palette = Image.open(whole).convert("RGB").quantize(64, kmeans=3)
     palette.save(small := io.BytesIO(), format="png", optimize=True)
     shown = dict(zip(("width", "height"), (round(n / sharper) for n in palette.size), strict=True))
     return b64encode(small.getvalue()).decode(), shown
