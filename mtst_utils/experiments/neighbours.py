@@ -24,8 +24,10 @@ def asked_embeddings(backbone: str, phase: str) -> np.ndarray:
     return common.new_model(backbone).encoder.encode(asked.text, precision="auto")
 
 
-def by_embeddings(job: Job, asked: pd.DataFrame, known: pd.DataFrame) -> np.ndarray:
-    """Cosines [N, M] of the frozen encoder's embeddings."""
+def by_embeddings(job: Job, known: pd.DataFrame) -> np.ndarray:
+    """Cosines [N, M] of the frozen encoder's embeddings: of what a run is scored on, and what it
+    knows.
+    """
     encoded = common.new_model(job.backbone).encoder.encode(known.text, precision="auto")
     return cosine_matrix(asked_embeddings(job.backbone, job.phase), encoded)
 
@@ -40,9 +42,10 @@ def vectorizer():
     return make_union(words, pieces).fit(common.split("train").text)
 
 
-def by_tfidf(job: Job, asked: pd.DataFrame, known: pd.DataFrame) -> np.ndarray:
-    """Cosines [N, M] of TF-IDF vectors (two of unit length side by side)."""
-    x_asked, x_known = (vectorizer().transform(rows.text) for rows in (asked, known))
+def by_tfidf(job: Job, known: pd.DataFrame) -> np.ndarray:
+    """The same of TF-IDF vectors (two of unit length side by side)."""
+    pair = common.asked_rows(job), known
+    x_asked, x_known = (vectorizer().transform(rows.text) for rows in pair)
     return (x_asked @ x_known.T).toarray() / 2
 
 
@@ -67,7 +70,7 @@ def vote(near: np.ndarray, labels: np.ndarray, k: int, weights: str) -> np.ndarr
 def neighbours(job: Job, similarity) -> Outcome:
     """Nothing is trained: n labelled sentences, and how near the others are to them."""
     known, asked = common.training_rows(job), common.asked_rows(job)
-    near = similarity(job, asked, known)
+    near = similarity(job, known)
     guess = {task: vote(near, codes(known[task], task), **job.settings) for task in TASKS}
     if job.phase == "tune":
         return Outcome(headline(guess, asked, "valid "))
