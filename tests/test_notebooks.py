@@ -245,6 +245,11 @@ def test_a_page_has_alternative_texts_and_formulas_without_a_network(path, slide
     assert figures
     assert all(re.search(r'alt="Figure: .{15}', figure) for figure in figures)
     assert all(int(re.search(r'width="(\d+)', figure)[1]) <= 900 for figure in figures)
+    # On a phone no figure is shrunk until its letters cannot be read: it is moved sideways instead.
+    least = [int(re.search(r"max\(100%, (\d+)px", figure)[1]) for figure in figures]
+    assert max(least) > 390
+    assert all(pixels > 250 for pixels in least)
+    assert page.count("overflow-x: auto") >= len(figures)
     assert "node_modules/mathjax" in page
     assert not re.search(r'src="https?://', page)
 
