@@ -370,6 +370,8 @@ EARLIER = [
         for backbone in (DEFAULT, MPNET)
     ),
 ]
+# Arms whose names say little beside others' than their study's.
+PLAIN = {"none": "head A frozen alone", "before": "before task B"}
 BY_SIZE = {5, 13, 15, 17, 18, 23}  # runs of before stay at the sizes that no declared study has yet
 # What cannot come out otherwise: (number, study, arm, what it is measured by, minus).
 BY_CONSTRUCTION = (
@@ -398,6 +400,7 @@ def measured() -> pd.DataFrame:
     declared = findings.ledger()
     declared = declared[(declared.verdict != "unfinished") & declared.number.str.isdigit()]
     declared = declared.assign(number=declared.number.astype(int), tuned="yes")
+    declared = declared.replace({"arm": PLAIN, "rival": PLAIN})
     done, sizes = set(declared.number), set(zip(declared.number, declared.n, strict=True))
     earlier = pd.DataFrame([_row(earlier) for earlier in EARLIER])
     stays = [

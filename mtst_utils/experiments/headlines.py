@@ -19,7 +19,7 @@ ADVICE = {  # in plain words: the ledger's claim, arm and number of training sen
     "Unfreeze layer by layer\n(200 sentences)": (17, "gradual", 200),
     "Unfreeze layer by layer\n(4,000 sentences)": (17, "gradual, decay 1, rate 0.0002", 4000),
     "Give lower layers lower rates\n(decay .95)": (23, "decay 0.95, rate 0.0001", 4000),
-    "Freeze a head to protect its task\n(rate tuned for both)": (15, "none", 500),
+    "Freeze a head to protect its task\n(rate tuned for both)": (15, "head A frozen alone", 500),
 }
 
 
