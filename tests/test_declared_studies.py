@@ -19,6 +19,7 @@ from mtst_utils.backbones import DEFAULT
 from mtst_utils.experiments import (
     bake_off,
     common,
+    corpora,
     designs,
     few_labels,
     findings,
@@ -28,6 +29,7 @@ from mtst_utils.experiments import (
     records,
     registry,
     results,
+    second_corpus,
     sentence_transformer,
     tasks,
 )
@@ -52,6 +54,10 @@ def tiny(monkeypatch, tmp_path):
             pd.DataFrame(rows).assign(group=[f"{name} {i // 2}" for i in range(90)], split=name)
         )
     corpus = pd.concat(frames, ignore_index=True)
+    tweets = corpus.drop(columns=["rating", "domain"])
+    tweets["topic"] = rng.choice(list(corpora.COLLECTIONS["negative"]), len(tweets))
+    for task in common.TASKS:
+        corpus[task] = pd.Categorical(corpus[task], categories=common.labels_of(task))
 
     def encoder(name=None):
         return mtst.SentenceEncoder(conftest.tiny_backbone(), conftest.tiny_tokenizer())
@@ -60,6 +66,7 @@ def tiny(monkeypatch, tmp_path):
     caches += (forgetting._first, forgetting._before, forgetting._unprotected)
     caches += (neighbours.vectorizer, neighbours.asked_embeddings)
     monkeypatch.setattr(common, "load_rated_sentences", lambda: corpus)
+    monkeypatch.setattr(common, "load_crowd_tweets", lambda: tweets)
     monkeypatch.setattr(common.SentenceEncoder, "from_pretrained", encoder)
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     for cache in caches:
@@ -85,7 +92,7 @@ def toy(run=None, **changes):
         "toy",
         ("0",),
         "Which?",
-        "a corpus",
+        "rated sentences",
         arms,
         (Comparison("0", "A", "B", "gain"),),
         "sentiment macro F1",
@@ -108,6 +115,7 @@ def test_a_study_that_is_not_declared_does_not_run(monkeypatch):
         ({"question": ""}, "question"),
         ({"margins": {}}, "margins"),
         ({"why": ""}, "why"),
+        ({"corpus": "some sentences"}, "a corpus that is known"),
         ({"comparisons": ()}, "comparisons"),
         ({"arms": uneven}, "same number of tries"),
         ({"margins": {32: 0.02}}, "for every n"),
@@ -225,10 +233,12 @@ def test_every_arm_runs_in_both_phases(tiny, name, monkeypatch):
     monkeypatch.setattr(common, "CURVE", 20)
     study = registry.STUDIES[name]
     n = min(study.seeds)
-    truth = common.codes(common.split("test").sentiment, "sentiment")
+    truth = common.codes(common.split("test", study.corpus).sentiment)
     others = {  # of studies whose arms are the same but for a word
         "pooling": ["trained, unmasked mean", "frozen, max"],
         "forgetting_frontier_hard": ["none", "backbone frozen"],
+        "few_labels_tweets": ["tuned probe", "set probe", "full"],
+        "bake_off_tweets": ["gradual"],
         "lengths": ["frozen, 16 tokens", "trained, whole", "frozen, bfloat16"],
     }
     arms = study.arms_at(n)
@@ -240,10 +250,10 @@ def test_every_arm_runs_in_both_phases(tiny, name, monkeypatch):
             details = arm.run(Job(DEFAULT, n, 0, {}, "final", "quick")).details
             assert all(details[metric] > 0 for metric in findings.COSTS)
             continue
-        tuned = arm.run(Job(DEFAULT, n, 0, designs.grid(arm)[0], "tune", "quick"))
+        tuned = arm.run(Job(DEFAULT, n, 0, designs.grid(arm)[0], "tune", "quick", study.corpus))
         assert set(tuned.scores) <= {"valid sentiment macro F1", "valid domain accuracy"}
         assert not tuned.predictions  # tuning does not see the test rows
-        found = arm.run(Job(DEFAULT, n, 0, designs.grid(arm)[-1], "final", "quick"))
+        found = arm.run(Job(DEFAULT, n, 0, designs.grid(arm)[-1], "final", "quick", study.corpus))
         if arm_name == "domain alone":
             assert list(found.predictions) == ["domain"]
             continue
@@ -325,7 +335,7 @@ def test_the_best_epoch_is_kept(tiny):
 
     Run.model = model
     scores = {2: 0.9, 4: 0.1}
-    truth = np.eye(3)[common.codes(held.sentiment, "sentiment")]
+    truth = np.eye(3)[common.codes(held.sentiment)]
     for step in (1, 2, 3, 4):
         Run.step = step
         with torch.no_grad():
@@ -359,7 +369,7 @@ def test_the_probe_finds_the_layer_that_knows(tiny, monkeypatch):
     monkeypatch.setattr(few_labels, "STRENGTHS", (0.01,))
     frame, rng = tiny[tiny.split == "train"][:60], np.random.default_rng(0)
     x = rng.normal(size=(60, 4, 8))
-    x[:, 1, :3] += 3 * np.eye(3)[common.codes(frame.sentiment, "sentiment")]
+    x[:, 1, :3] += 3 * np.eye(3)[common.codes(frame.sentiment)]
     for by in ("macro F1", "log loss"):
         layers, _ = few_labels.search(x, frame, "sentiment", {"layers": "one", "chosen by": by}, 0)
         assert layers == (1,)
@@ -385,7 +395,7 @@ def test_converged_heads_say_what_the_probe_says(tiny, float32, monkeypatch):
     _, c = few_labels.search(
         x[:, None, :], frame, "sentiment", {"layers": "last", "chosen by": "log loss"}, 0
     )
-    probe = few_labels.logistic(c).fit(x, common.codes(frame.sentiment, "sentiment"))
+    probe = few_labels.logistic(c).fit(x, common.codes(frame.sentiment))
     found = model.probabilities(frame.text)["sentiment"]
     assert found == pytest.approx(probe.predict_proba(x), abs=1e-4)
 
@@ -437,7 +447,7 @@ def test_weights_are_mixed_and_heads_refitted(tiny, float32):
     rows = tiny[:60]
     forgetting.refit_head(model, rows)
     x = model.encoder.encode(rows.text.tolist())
-    probe = few_labels.logistic(0.01).fit(x, common.codes(rows.domain, "domain"))
+    probe = few_labels.logistic(0.01).fit(x, common.codes(rows.domain))
     assert model.probabilities(rows.text)["domain"].argmax(1).tolist() == probe.predict(x).tolist()
 
 
@@ -469,7 +479,7 @@ def test_poolings_differ_only_where_there_is_padding(tiny):
 
 def test_findings_are_unfinished_until_all_seeds_have_run(tiny, monkeypatch):
     """From rows and predictions to a row of the ledger; a verdict comes with the last seed."""
-    truth = common.codes(tiny[tiny.split == "test"].sentiment, "sentiment").astype(int)
+    truth = common.codes(tiny[tiny.split == "test"].sentiment).astype(int)
 
     def run(job):
         right = 0.9 if job.settings["lr"] < 0.3 else 0.3
@@ -498,7 +508,7 @@ def test_findings_are_unfinished_until_all_seeds_have_run(tiny, monkeypatch):
 
 def test_rows_that_do_not_follow_from_the_declaration_are_found(tiny, monkeypatch):
     """The audit of the committed rows passes a study that ran, and sees each way of bending it."""
-    truth = common.codes(tiny[tiny.split == "test"].sentiment, "sentiment")
+    truth = common.codes(tiny[tiny.split == "test"].sentiment)
 
     def run(job):
         if job.phase == "tune":
@@ -539,7 +549,7 @@ def test_committed_rows_follow_from_the_declaration(name):
 
 def test_the_gap_and_the_curve(tiny, monkeypatch):
     def run(job):
-        truth = common.codes(common.split("test").sentiment, "sentiment")
+        truth = common.codes(common.split("test").sentiment)
         if job.phase == "tune":
             return Outcome({"valid sentiment macro F1": 0.5})
         found = common.scores({"sentiment": truth}, common.split("test"))
@@ -621,7 +631,7 @@ def test_an_axis_of_two_numbers_is_widened_and_a_fixed_one_is_not():
 def test_an_arm_that_came_later_may_be_of_another_commit(tiny, monkeypatch):
     def run(job):
         guess = np.zeros(90, np.int8)
-        truth = common.codes(common.split("test").sentiment, "sentiment")
+        truth = common.codes(common.split("test").sentiment)
         f1 = f1_score(truth, guess, labels=[0, 1, 2], average="macro", zero_division=0)
         return Outcome({"sentiment macro F1": f1}, {"sentiment": guess})
 
@@ -649,26 +659,59 @@ def test_a_head_says_what_a_probe_says_but_for_what_does_not_vary(labels):
 
 
 def test_drift_is_from_the_pretrained_self(tiny):
-    model = common.new_model(None)
-    at_rest = bake_off.drift(model, None)
+    job = Job(None, 0, 0, {})
+    model = common.model_of(job)
+    at_rest = bake_off.drift(job, model)
     assert at_rest["kept"] == 1
     assert at_rest["other"] < at_rest["nearest"] <= 1
     with torch.no_grad():
         for parameter in model.encoder.parameters():
             parameter.add_(torch.randn_like(parameter))
-    moved = bake_off.drift(model, None)
+    moved = bake_off.drift(job, model)
     assert moved["kept"] < 0.9
     assert moved["other"] == at_rest["other"]  # of the pretrained encoder
+
+
+def test_a_run_on_the_second_corpus_sees_nothing_of_the_first(tiny):
+    """Its sentences, its labels, its heads; what the tweets are about is their domain."""
+    topics = tuple(corpora.COLLECTIONS["negative"])
+    job = Job(DEFAULT, 20, 0, {"layers": "last", "C": 0.01}, corpus="crowd tweets")
+    for rows in (common.training_rows(job), common.asked_rows(job)):
+        assert tuple(rows.domain.cat.categories) == topics
+        assert set(rows.domain) <= set(topics)
+    model = common.model_of(job)
+    assert tuple(model.tasks["domain"].labels) == topics
+    own = Job(DEFAULT, 20, 0, job.settings)
+    assert tuple(common.model_of(own).tasks["domain"].labels) == tuple(DOMAINS)
+    few_labels.set_probe(own)  # what is kept from one corpus is not taken for the other
+    found = few_labels.set_probe(job)
+    truth = common.codes(common.split("test", "crowd tweets").domain)
+    assert found.scores["domain accuracy"] == pytest.approx(
+        (found.predictions["domain"] == truth).mean()
+    )
+    assert found.predictions["domain"].max() > len(DOMAINS) - 1
+
+
+def test_a_study_on_another_corpus_is_the_same_but_for_its_arms_and_sizes():
+    for again in second_corpus.ON_TWEETS:
+        study = registry.STUDIES[again.name.removesuffix("_tweets")]
+        assert again.arms == {name: study.arms[name] for name in again.arms}
+        assert again.comparisons
+        assert set(again.comparisons) <= set(study.comparisons)
+        assert (again.metric, again.validation) == (study.metric, study.validation)
+        assert again.margins == {n: study.margins[n] for n in again.seeds}
+        assert again.corpus == "crowd tweets" != study.corpus
 
 
 def test_every_class_weighs_the_same_as_in_the_probes(tiny):
     """The loss of a linear head is what scikit-learn minimises with balanced classes."""
     model = common.new_model(None)
-    frame = tiny[:40].assign(sentiment=["neutral"] * 5 + ["positive"] * 35)  # and no negative
+    given = ["neutral"] * 5 + ["positive"] * 35  # and no negative
+    frame = tiny[:40].assign(sentiment=pd.Categorical(given, categories=SENTIMENTS))
     learner = common.Balanced(model, frame).eval()
     assert learner.weights["sentiment"][1:].tolist() == pytest.approx([4, 40 / 70])
     inputs = model.encoder.collate(model.encoder.tokenize(frame.text.tolist())[0])
-    truth = common.codes(frame.sentiment, "sentiment").astype(int)
+    truth = common.codes(frame.sentiment).astype(int)
     with torch.no_grad():
         output = learner(*inputs, {"sentiment": torch.tensor(truth)})
         plain = model.eval()(*inputs).logits["sentiment"].log_softmax(-1)
@@ -689,7 +732,7 @@ def test_distillation_keeps_a_tasks_answers(tiny):
     learner = forgetting.KeepsAnswers(model, rows, "domain", 1.0).eval()
     assert not any("before" in name for name, _ in learner.named_parameters())
     inputs = model.encoder.collate(model.encoder.tokenize(rows.text.tolist())[0])
-    labels = {"sentiment": torch.tensor(common.codes(rows.sentiment, "sentiment").astype(int))}
+    labels = {"sentiment": torch.tensor(common.codes(rows.sentiment).astype(int))}
     same = learner(*inputs, labels)
     assert same.losses["keep domain"].item() == pytest.approx(0, abs=1e-6)  # nothing moved yet
     with torch.no_grad():
@@ -708,7 +751,7 @@ def test_balanced_log_loss():
 def test_labels_of_the_tasks_that_sentiment_shares_with():
     rows = common.split("train")
     assert tasks.labels(rows, "domain").tolist() == rows.domain.tolist()
-    assert set(tasks.labels(rows, "rating")) == set(tasks.LABELS["rating"])
+    assert set(tasks.labels(rows, "rating")) == set(corpora.RATING_STEPS)
     words = rows.text.str.split().str.len().groupby(tasks.labels(rows, "length"))
     assert words.max()["short"] < words.min()["middling"] <= words.max()["middling"]
     assert words.max()["middling"] < words.min()["long"]

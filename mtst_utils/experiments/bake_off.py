@@ -18,8 +18,8 @@ from mtst_utils import (
     unfreeze_top_blocks,
 )
 from mtst_utils.experiments import common
-from mtst_utils.experiments.common import HEADLINE, TASKS, TestCurve, codes, headline, scores
-from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
+from mtst_utils.experiments.common import HEADLINE, TestCurve, codes, headline, scores
+from mtst_utils.experiments.designs import RATED, Arm, Comparison, Job, Outcome, Study
 from mtst_utils.experiments.few_labels import (
     FEW_LABELS,
     add_lora,
@@ -63,7 +63,7 @@ def learn(job: Job, model: MultiTaskModel, optimizer, callbacks=()) -> Outcome:
     count = EPOCHS[job.n] if job.scale == "full" else 1
     steps = count * -(-len(frame) // BATCH)
     asked = common.asked_rows(job)
-    curve = TestCurve(common.curve_rows() if job.phase == "final" else asked[:200], steps)
+    curve = TestCurve(common.curve_rows(job.corpus) if job.phase == "final" else asked[:200], steps)
     fit(
         common.Balanced(model, frame),
         frame,
@@ -79,17 +79,17 @@ def learn(job: Job, model: MultiTaskModel, optimizer, callbacks=()) -> Outcome:
         return Outcome(headline(guess, asked, "valid "), details=details)
     own = frame[:500]
     found = headline(common.predicted(model, own), own, "training ")
-    return Outcome(scores(guess, asked) | found, guess, details | drift(model, job.backbone))
+    return Outcome(scores(guess, asked) | found, guess, details | drift(job, model))
 
 
-def drift(model: MultiTaskModel, backbone: str) -> dict[str, float]:
+def drift(job: Job, model: MultiTaskModel) -> dict[str, float]:
     """How near the encoder is to its pretrained self, on the curve's test sentences.
 
     kept: mean cosine of a sentence's embedding to its pretrained one. Beside it, of the pretrained
     embeddings alone, nearest: the cosine to the nearest other sentence; other: to any other.
     """
-    texts = common.curve_rows().text
-    before = common.new_model(backbone).encoder.encode(texts)
+    texts = common.curve_rows(job.corpus).text
+    before = common.new_model(job.backbone).encoder.encode(texts)
     kept = cosine_matrix(model.encoder.encode(texts), before).diagonal()
     apart = cosine_matrix(before, before)[~np.eye(len(before), dtype=bool)].reshape(len(before), -1)
     found = {"kept": kept.mean(), "nearest": apart.max(1).mean(), "other": apart.mean()}
@@ -98,7 +98,7 @@ def drift(model: MultiTaskModel, backbone: str) -> dict[str, float]:
 
 def full(job: Job, decay: float = 1.0) -> Outcome:
     """Everything is trained; one rate unless the settings have another for the heads."""
-    model, own = common.new_model(job.backbone, seed=job.seed), job.settings
+    model, own = common.model_of(job), job.settings
     return learn(job, model, optimizer_of(model, own["lr"], own.get("head_lr", own["lr"]), decay))
 
 
@@ -113,7 +113,7 @@ def decayed(decay: float):
 
 def gradual(job: Job) -> Outcome:
     """Heads first, then the layers from the top down."""
-    model, own = common.new_model(job.backbone, seed=job.seed), job.settings
+    model, own = common.model_of(job), job.settings
     unfreezing = GradualUnfreezing(0.2, 0.6, own["lr"], decay=1.0)
     return learn(job, model, optimizer_of(model, own["lr"], own["head_lr"]), [unfreezing])
 
@@ -131,8 +131,8 @@ def converged_heads(job: Job, model: MultiTaskModel) -> None:
         options = {"layers": "last", "chosen by": "log loss"}
         _, c = search(x[:, None, :], frame, task, options, job.seed)
         fitted = logistic(c).set_params(logisticregression__max_iter=5000)
-        regression = fitted.fit(x, codes(frame[task], task))[-1]
-        missing = len(regression.classes_) < len(TASKS[task])
+        regression = fitted.fit(x, codes(frame[task]))[-1]
+        missing = len(regression.classes_) < len(frame[task].cat.categories)
         if regression.n_iter_.max() >= regression.max_iter or missing:
             raise RuntimeError(f"the probe of {task!r} has not converged, or lacks a class: {c=}")
         into_head(fitted, head)
@@ -140,14 +140,14 @@ def converged_heads(job: Job, model: MultiTaskModel) -> None:
 
 def probe_first(job: Job) -> Outcome:
     """LP-FT (Kumar et al. 2022): the probe until it has converged, then everything from there."""
-    model, own = common.new_model(job.backbone, seed=job.seed), job.settings
+    model, own = common.model_of(job), job.settings
     converged_heads(job, model)
     return learn(job, model, optimizer_of(model, own["lr"], own["head_lr"]))
 
 
 def top_blocks(job: Job) -> Outcome:
     """Only the top blocks and the heads are trained (Lee et al. 2023 choose blocks likewise)."""
-    model, own = common.new_model(job.backbone, seed=job.seed), job.settings
+    model, own = common.model_of(job), job.settings
     unfreeze_top_blocks(model, len(layer_stack(model.encoder.backbone).blocks) // 2)
     groups = layerwise_lr_groups(model, own["lr"], 1.0, own["head_lr"])
     return learn(job, model, torch.optim.AdamW(groups, fused=True))
@@ -155,7 +155,7 @@ def top_blocks(job: Job) -> Outcome:
 
 def lora(job: Job) -> Outcome:
     """LoRA on every linear layer of the blocks, heads at the same rate."""
-    model, own = common.new_model(job.backbone, seed=job.seed), job.settings
+    model, own = common.model_of(job), job.settings
     add_lora(model, job.seed, own["rank"])
     groups = layerwise_lr_groups(model, own["lr"], 1.0, own["lr"])
     return learn(job, model, torch.optim.AdamW(groups, fused=True))
@@ -167,7 +167,7 @@ BAKE_OFF = Study(
     name="bake_off",
     claims=("17", "18", "23"),
     question="On 4,000 and on 200 sentences: which way of fine-tuning, each tuned alone?",
-    corpus="rated sentences",
+    corpus=RATED,
     arms={
         "one rate": Arm(
             full,

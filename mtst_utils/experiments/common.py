@@ -17,11 +17,19 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import StratifiedGroupKFold
 from torch.nn.functional import cross_entropy
 
-from mtst_utils import MultiTaskModel, SentenceEncoder, Task, load_rated_sentences, seed_everything
-from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS
-from mtst_utils.experiments.designs import Job
+from mtst_utils import (
+    MultiTaskModel,
+    SentenceEncoder,
+    Task,
+    load_crowd_tweets,
+    load_rated_sentences,
+    seed_everything,
+)
+from mtst_utils.experiments.corpora import COLLECTIONS, DOMAINS, SENTIMENTS
+from mtst_utils.experiments.designs import RATED, TWEETS, Job
 
-TASKS = {"sentiment": SENTIMENTS, "domain": tuple(DOMAINS)}
+TASKS = ("sentiment", "domain")
+DOMAINS_OF = {RATED: tuple(DOMAINS), TWEETS: tuple(COLLECTIONS["negative"])}
 VALID = 1000  # validation sentences that tuning looks at: the same ones for every arm
 CURVE = 200  # test sentences that a curve over training looks at; nothing is chosen by them
 FRACTIONS = (0.25, 0.5, 0.75, 1)  # of all steps: where a curve has its points
@@ -42,20 +50,28 @@ def _encoder(backbone: str | None) -> SentenceEncoder:
     return SentenceEncoder.from_pretrained(backbone)
 
 
+def labels_of(task: str, corpus: str = RATED) -> tuple[str, ...]:
+    """A task's labels in a corpus, in the order of their codes."""
+    return SENTIMENTS if task == "sentiment" else DOMAINS_OF[corpus]
+
+
 def new_model(
-    backbone: str | None = None, tasks=("domain", "sentiment"), seed: int = 0
+    backbone: str | None = None, tasks=("domain", "sentiment"), seed: int = 0, corpus: str = RATED
 ) -> MultiTaskModel:
-    """An untrained model for the rated sentences. The same seed gives a task the same head in every
-    model.
-    """
+    """An untrained model for a corpus. The same seed gives a task the same head in every model."""
     gc.collect()  # a run's model holds itself by cycles, and would stay beside the next
     model = MultiTaskModel(
-        copy.deepcopy(_encoder(backbone)), [Task(name, TASKS[name]) for name in tasks]
+        copy.deepcopy(_encoder(backbone)), [Task(name, labels_of(name, corpus)) for name in tasks]
     )
     for name, head in model.heads.items():
         draw_head(head, seed, name)
     seed_everything(seed)
     return model
+
+
+def model_of(job: Job) -> MultiTaskModel:
+    """The untrained model that a run starts with."""
+    return new_model(job.backbone, seed=job.seed, corpus=job.corpus)
 
 
 class Balanced(MultiTaskModel):
@@ -92,18 +108,25 @@ class Balanced(MultiTaskModel):
         return total / (label != -100).sum().clamp(min=1)
 
 
-@lru_cache(maxsize=4)
-def split(name: str) -> pd.DataFrame:
-    """A split of the rated sentences, in the corpus's order. Not to be changed."""
-    corpus = load_rated_sentences()
-    return corpus[corpus.split == name]
+@lru_cache(maxsize=6)
+def split(name: str, corpus: str = RATED) -> pd.DataFrame:
+    """A split of a corpus, in its order. Not to be changed. The labels of both tasks are categories
+    in the order of `labels_of`; what the tweets are about is their domain.
+    """
+    if corpus == TWEETS:
+        frame = load_crowd_tweets().rename(columns={"topic": "domain"})
+    else:
+        frame = load_rated_sentences()
+    for task in TASKS:
+        frame[task] = pd.Categorical(frame[task], categories=labels_of(task, corpus))
+    return frame[frame.split == name]
 
 
 def training_rows(job: Job) -> pd.DataFrame:
     """The n sentences of a run: drawn by its seed alone, so that every arm has the same; smaller n
     are parts of larger.
     """
-    rows = split("train")
+    rows = split("train", job.corpus)
     return rows.sample(min(job.n, len(rows)), random_state=job.seed)
 
 
@@ -112,13 +135,15 @@ def asked_rows(job: Job) -> pd.DataFrame:
     phase.
     """
     if job.phase == "final":
-        return split("test")
-    return split("valid").sample(min(VALID, len(split("valid"))), random_state=0)
+        return split("test", job.corpus)
+    rows = split("valid", job.corpus)
+    return rows.sample(min(VALID, len(rows)), random_state=0)
 
 
-def curve_rows() -> pd.DataFrame:
+def curve_rows(corpus: str = RATED) -> pd.DataFrame:
     """The fixed test rows of every curve over training."""
-    return split("test").sample(min(CURVE, len(split("test"))), random_state=0)
+    rows = split("test", corpus)
+    return rows.sample(min(CURVE, len(rows)), random_state=0)
 
 
 def folds(
@@ -146,9 +171,9 @@ def hold_out(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame
     return frame.iloc[known], frame.iloc[held]
 
 
-def codes(labels, task: str) -> np.ndarray:
-    """Labels as int8 codes in the order of TASKS."""
-    return pd.Categorical(labels, categories=TASKS[task]).codes
+def codes(column: pd.Series) -> np.ndarray:
+    """A column of labels, as int8 codes [N] in the order of its categories."""
+    return column.cat.codes.to_numpy()
 
 
 def predicted(model: MultiTaskModel, frame: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -156,9 +181,7 @@ def predicted(model: MultiTaskModel, frame: pd.DataFrame) -> dict[str, np.ndarra
     (TASKS).
     """
     return {
-        task: np.array([TASKS[task].index(label) for label in model.tasks[task].labels])[
-            p.argmax(1)
-        ]
+        task: frame[task].cat.categories.get_indexer(model.tasks[task].labels)[p.argmax(1)]
         for task, p in model.probabilities(frame.text).items()
         if task in TASKS
     }
@@ -168,7 +191,7 @@ def scores(guess: dict[str, np.ndarray], frame: pd.DataFrame, prefix: str = "") 
     """Accuracy and macro F1 of codes by task, under the column names of records.SCORES."""
     found = {}
     for task, values in guess.items():
-        truth, labels = codes(frame[task], task), range(len(TASKS[task]))
+        truth, labels = codes(frame[task]), range(len(frame[task].cat.categories))
         f1 = f1_score(truth, values, labels=labels, average="macro", zero_division=0)
         found |= {
             f"{prefix}{task} accuracy": accuracy_score(truth, values),
@@ -211,7 +234,7 @@ class KeepBest:
         if run.step % self.every:
             return
         probability = run.model.probabilities(self.held.text)["sentiment"]
-        truth = codes(self.held.sentiment, "sentiment")
+        truth = codes(self.held.sentiment)
         score = balanced_log_loss(truth, probability)
         if score < self.best:
             self.best, self.best_step = score, run.step

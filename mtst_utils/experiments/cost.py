@@ -17,7 +17,7 @@ from functools import partial
 from mtst_utils import fit, freeze, unfreeze_top_blocks
 from mtst_utils.experiments import common
 from mtst_utils.experiments.bake_off import optimizer_of
-from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
+from mtst_utils.experiments.designs import RATED, Arm, Comparison, Job, Outcome, Study
 from mtst_utils.experiments.few_labels import EPOCHS
 
 STRATEGIES = {  # what is frozen before training
@@ -74,7 +74,7 @@ COST = Study(
     name="cost",
     claims=("4", "7", "12"),
     question="What does each way of freezing cost, end to end, and what does a second task?",
-    corpus="rated sentences",
+    corpus=RATED,
     arms={
         name: Arm(partial(run, strategy=name), {}, "cache filling included") for name in STRATEGIES
     },

@@ -7,7 +7,7 @@ once. Taught in data/METHOD.md.
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,13 +17,14 @@ from mtst_utils.experiments.verdicts import PROMISES
 
 TUNING_SEEDS = (1000, 1001, 1002)
 WIDEN = 2  # how often an axis may be widened
+RATED, TWEETS = "rated sentences", "crowd tweets"  # the corpora
 LEAST_SEEDS, LEAST_ELSEWHERE = 10, 5  # for a verdict: on the default backbone, on a larger one
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of one arm: n training sentences drawn by seed. phase: "tune" (validation only) or
-    "final" (test).
+    """One run of one arm: n training sentences of a corpus, drawn by seed. phase: "tune"
+    (validation only) or "final" (test).
     """
 
     backbone: str
@@ -32,6 +33,7 @@ class Job:
     settings: dict
     phase: str = "final"
     scale: str = "full"
+    corpus: str = RATED
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,32 @@ class Study:
         for c in self.comparisons:
             if not {c.arm, c.rival} <= set(self.arms) or c.promise not in PROMISES:
                 found.append(f"arms or promise of {c.claim!r}")
+        if self.corpus not in (RATED, TWEETS):
+            found.append(f"a corpus that is known ({RATED}, {TWEETS})")
         if len({tries(arm) for arm in self.arms.values() if arm.axes}) > 1:
             found.append("the same number of tries in each arm")
         if max(self.seeds.values(), default=0) > min(TUNING_SEEDS):
             found.append("final seeds apart from the tuning seeds")
         return found
+
+    def repeated(
+        self, name: str, corpus: str, arms: tuple[str, ...], sizes: tuple[int, ...], seeds: int
+    ) -> "Study":
+        """The same design on another corpus, for some of its arms and sizes."""
+
+        def some(by_size: dict) -> dict:
+            return {n: by_size[n] for n in sizes}
+
+        return replace(
+            self,
+            name=name,
+            corpus=corpus,
+            arms={arm: self.arms[arm] for arm in arms},
+            comparisons=tuple(c for c in self.comparisons if {c.arm, c.rival} <= set(arms)),
+            margins=some(self.margins),
+            seeds=dict.fromkeys(sizes, seeds),
+            tuned_at=some(self.tuned_at),
+        )
 
     def margin(self, n: int, metric: str) -> float:
         """The margin of a metric: margins are of sentiment macro F1; domain accuracy, whose errors

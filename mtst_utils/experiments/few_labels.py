@@ -31,7 +31,7 @@ from mtst_utils.experiments.common import (
     scores,
     split,
 )
-from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
+from mtst_utils.experiments.designs import RATED, Arm, Comparison, Job, Outcome, Study
 from mtst_utils.experiments.layer_rates import EveryLayer
 
 # Epochs by n: at least 30 steps for the fewest sentences, at most 410 for the most; sizes between
@@ -85,7 +85,9 @@ def trained(
     known, held = common.hold_out(frame, job.seed) if early else (frame, None)
     every = -(-len(known) // BATCH)
     keep = [KeepBest(held, every)] if early else []
-    curve = [TestCurve(common.curve_rows(), count * every)] if job.phase == "final" else []
+    curve = (
+        [TestCurve(common.curve_rows(job.corpus), count * every)] if job.phase == "final" else []
+    )
     fit(
         common.Balanced(model, known),
         known,
@@ -120,14 +122,14 @@ def full(job: Job) -> Outcome:
     """Everything is trained: one rate for the backbone, ten times that for the heads, which start
     from nothing.
     """
-    model = common.new_model(job.backbone, seed=job.seed)
+    model = common.model_of(job)
     lr = job.settings["lr"]
     return outcome(job, model, *trained(job, model, rates(model, lr, 10 * lr)))
 
 
 def lora(job: Job) -> Outcome:
     """LoRA: low-rank additions to the frozen weights, and the heads, at one rate."""
-    model = common.new_model(job.backbone, seed=job.seed)
+    model = common.model_of(job)
     add_lora(model, job.seed)
     lr = job.settings["lr"]
     return outcome(job, model, *trained(job, model, rates(model, lr, lr)))
@@ -135,7 +137,7 @@ def lora(job: Job) -> Outcome:
 
 def untrained(job: Job) -> Outcome:
     """The heads as they start: what is there before anything is learned."""
-    model = common.new_model(job.backbone, seed=job.seed)
+    model = common.model_of(job)
     return outcome(job, model, common.training_rows(job), {})
 
 
@@ -155,9 +157,9 @@ def features(
 
 
 @lru_cache(maxsize=2)
-def asked_features(backbone: str, phase: str) -> np.ndarray:
+def asked_features(backbone: str, phase: str, corpus: str) -> np.ndarray:
     """Features of the rows that every run of a phase is scored on."""
-    return features(backbone, common.asked_rows(Job(backbone, 0, 0, {}, phase)))
+    return features(backbone, common.asked_rows(Job(backbone, 0, 0, {}, phase, corpus=corpus)))
 
 
 def logistic(c: float) -> Pipeline:
@@ -239,7 +241,7 @@ def search(
     First every candidate for the layers at one C, then every C for the best of them. repeats: how
     often the rows are cut into folds anew.
     """
-    y, classes = codes(frame[task], task).astype(int), len(TASKS[task])
+    y, classes = codes(frame[task]).astype(int), len(frame[task].cat.categories)
     parts = [part for i in range(repeats) for part in folds(frame, task, seed + i)]
 
     def rated(layers: tuple[int, ...], c: float) -> float:
@@ -254,13 +256,14 @@ def search(
 def probe(job: Job) -> Outcome:
     """Logistic regression on frozen features; everything about it is chosen on the n labels."""
     frame, asked = common.training_rows(job), common.asked_rows(job)
-    x, x_asked = features(job.backbone, frame), asked_features(job.backbone, job.phase)
+    x = features(job.backbone, frame)
+    x_asked = asked_features(job.backbone, job.phase, job.corpus)
     guess, own, details = {}, {}, {}
     # One cut of 16 rows says little.
     repeats = 3 if job.n <= 64 and job.scale == "full" else 1
     for task in TASKS:
         layers, c = search(x, frame, task, job.settings, job.seed, repeats)
-        chosen = logistic(c).fit(joined(x, layers), codes(frame[task], task))
+        chosen = logistic(c).fit(joined(x, layers), codes(frame[task]))
         guess[task], own[task] = (chosen.predict(joined(part, layers)) for part in (x_asked, x))
         details[task] = {"layers": layers, "C": c}
     if job.phase == "tune":
@@ -282,11 +285,12 @@ def set_probe(job: Job) -> Outcome:
     chosen beforehand on validation sentences, as the other arms' rates are.
     """
     frame, asked = common.training_rows(job), common.asked_rows(job)
-    x, x_asked = features(job.backbone, frame), asked_features(job.backbone, job.phase)
+    x = features(job.backbone, frame)
+    x_asked = asked_features(job.backbone, job.phase, job.corpus)
     layers = probed_layers(x, job.settings["layers"])
     guess, own = {}, {}
     for task in TASKS:
-        fitted = logistic(job.settings["C"]).fit(joined(x, layers), codes(frame[task], task))
+        fitted = logistic(job.settings["C"]).fit(joined(x, layers), codes(frame[task]))
         guess[task], own[task] = (fitted.predict(joined(part, layers)) for part in (x_asked, x))
     if job.phase == "tune":
         return Outcome(headline(guess, asked, "valid "))
@@ -297,14 +301,14 @@ def _path(job: Job, frame: pd.DataFrame, x: np.ndarray, chosen: dict) -> dict:
     """A probe's curve over training: sentiment macro F1 on the curve's test rows, from much to
     little regularisation.
     """
-    rows = np.flatnonzero(split("test").index.isin(common.curve_rows().index))
-    asked, y = split("test").iloc[rows], codes(frame.sentiment, "sentiment")
+    test = split("test", job.corpus)
+    rows = np.flatnonzero(test.index.isin(common.curve_rows(job.corpus).index))
+    asked, y = test.iloc[rows], codes(frame.sentiment)
+    x_asked = joined(asked_features(job.backbone, "final", job.corpus)[rows], chosen["layers"])
     points = {}
     for c in STRENGTHS:
         fitted = logistic(c).fit(joined(x, chosen["layers"]), y)
-        guess = fitted.predict(
-            joined(asked_features(job.backbone, "final")[rows], chosen["layers"])
-        )
+        guess = fitted.predict(x_asked)
         points[c] = round(scores({"sentiment": guess}, asked)["sentiment macro F1"], 4)
     return points
 
@@ -348,7 +352,7 @@ def setfit(job: Job) -> Outcome:
             eval_strategy="no",
             logging_strategy="no",
         )
-        rows = {"text": frame.text.tolist(), "label": codes(frame.sentiment, "sentiment").tolist()}
+        rows = {"text": frame.text.tolist(), "label": codes(frame.sentiment).tolist()}
         Trainer(model=model, args=arguments, train_dataset=Dataset.from_dict(rows)).train()
     guess = {"sentiment": np.asarray(model.predict(asked.text.tolist(), show_progress_bar=False))}
     if job.phase == "tune":
@@ -364,7 +368,7 @@ FEW_LABELS = Study(
     name="few_labels",
     claims=("10", "11", "13", "headline 2"),
     question="With n labelled sentences and nothing else: tuned probe, full, LoRA or SetFit?",
-    corpus="rated sentences",
+    corpus=RATED,
     arms={
         "untrained heads": Arm(untrained, {}, "as they start, on the frozen backbone"),
         "tuned probe": Arm(

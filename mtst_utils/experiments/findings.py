@@ -10,7 +10,7 @@ import pandas as pd
 
 from mtst_utils.backbones import DEFAULT
 from mtst_utils.experiments import records
-from mtst_utils.experiments.common import TASKS, codes, split
+from mtst_utils.experiments.common import codes, split
 from mtst_utils.experiments.designs import TUNING_SEEDS, Comparison, Study, best
 from mtst_utils.experiments.intervals import (
     Estimate,
@@ -72,11 +72,11 @@ def values_of(
     study: Study, backbone: str, n: int, arm: str, metric: str, seeds: list[int]
 ) -> np.ndarray:
     """A metric of an arm by seed and test group, [S, G], from the kept predictions."""
-    test, parts = split("test"), []
+    test, parts = split("test", study.corpus), []
     for task, score in METRICS[metric]:
         guess = records.predictions(study.name, backbone, n, arm, seeds, task)
-        truth = codes(test[task], task)
-        parts.append(group_values(truth, guess, test.group, score, len(TASKS[task])))
+        truth, classes = codes(test[task]), len(test[task].cat.categories)
+        parts.append(group_values(truth, guess, test.group, score, classes))
     values = np.mean(parts, axis=0)
     if metric != "gap":
         return values

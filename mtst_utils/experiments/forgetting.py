@@ -8,7 +8,6 @@ data/METHOD.md.
 """
 
 import copy
-from dataclasses import replace
 from functools import lru_cache, partial
 
 import pandas as pd
@@ -18,7 +17,7 @@ from torch.nn.functional import log_softmax
 from mtst_utils import MultiTaskModel, fit, freeze, layerwise_lr_groups
 from mtst_utils.experiments import common
 from mtst_utils.experiments.common import codes, headline, scores
-from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
+from mtst_utils.experiments.designs import RATED, Arm, Comparison, Job, Outcome, Study
 from mtst_utils.experiments.few_labels import (
     add_lora,
     features,
@@ -45,22 +44,22 @@ def adam(model: MultiTaskModel, lr: float) -> torch.optim.AdamW:
 def first_rows(job: Job) -> pd.DataFrame:
     """The sentences of the first task, with their domain."""
     n = FIRST if job.scale == "full" else 40
-    rows = common.split("train")
+    rows = common.split("train", job.corpus)
     return rows.sample(min(n, len(rows) // 2), random_state=job.seed)
 
 
 def second_rows(job: Job, source: str | None) -> pd.DataFrame:
     """Other sentences, with their sentiment alone; source: all of this domain."""
-    others = common.split("train").drop(first_rows(job).index)
+    others = common.split("train", job.corpus).drop(first_rows(job).index)
     others = others[others.domain == source] if source else others
     rows = others.sample(min(job.n, len(others)), random_state=job.seed)
     return rows.drop(columns="domain")
 
 
 @lru_cache(maxsize=3)
-def _first(backbone: str, seed: int, scale: str) -> MultiTaskModel:
-    job = Job(backbone, 0, seed, {}, scale=scale)
-    model = common.new_model(backbone, seed=seed)
+def _first(backbone: str, seed: int, scale: str, corpus: str) -> MultiTaskModel:
+    job = Job(backbone, 0, seed, {}, scale=scale, corpus=corpus)
+    model = common.model_of(job)
     rows = first_rows(job).drop(columns="sentiment")
     fit(
         model,
@@ -75,9 +74,9 @@ def _first(backbone: str, seed: int, scale: str) -> MultiTaskModel:
 
 
 @lru_cache(maxsize=6)
-def _before(backbone: str, seed: int, phase: str, scale: str) -> float:
-    asked = common.asked_rows(Job(backbone, 0, seed, {}, phase))
-    guess = common.predicted(_first(backbone, seed, scale), asked)
+def _before(backbone: str, seed: int, phase: str, scale: str, corpus: str) -> float:
+    asked = common.asked_rows(Job(backbone, 0, seed, {}, phase, corpus=corpus))
+    guess = common.predicted(_first(backbone, seed, scale, corpus), asked)
     return scores({"domain": guess["domain"]}, asked)["domain accuracy"]
 
 
@@ -85,7 +84,7 @@ def after_first(job: Job) -> MultiTaskModel:
     """A model that has learned domain and whose domain head is frozen from now on; the same one for
     every arm.
     """
-    model = copy.deepcopy(_first(job.backbone, job.seed, job.scale))
+    model = copy.deepcopy(_first(job.backbone, job.seed, job.scale, job.corpus))
     freeze(model.heads["domain"])
     return model
 
@@ -149,7 +148,7 @@ def importances(model: MultiTaskModel, frame: pd.DataFrame) -> list[torch.Tensor
     parameters = list(model.encoder.parameters())
     total = [torch.zeros_like(parameter) for parameter in parameters]
     model.eval()
-    truth = codes(frame.domain, "domain")
+    truth = codes(frame.domain)
     for ids, label in zip(model.encoder.tokenize(frame.text.tolist())[0], truth, strict=True):
         loss = model(*model.encoder.collate([ids]), {"domain": torch.tensor([int(label)])}).loss
         # A pooler is not used.
@@ -165,7 +164,7 @@ def refit_head(model: MultiTaskModel, frame: pd.DataFrame) -> None:
     sentences.
     """
     x = model.encoder.encode(frame.text.tolist(), precision="auto")
-    fitted = logistic(0.01).fit(x, codes(frame.domain, "domain"))
+    fitted = logistic(0.01).fit(x, codes(frame.domain))
     into_head(fitted, model.heads["domain"])
 
 
@@ -182,7 +181,8 @@ def mix(model: MultiTaskModel, start: list[torch.Tensor], fraction: float) -> No
 def result(job: Job, guess: dict, **cost) -> Outcome:
     """Scores of both tasks, what the first was before, and the remedy's cost."""
     asked = common.asked_rows(job)
-    details = {"before": round(_before(job.backbone, job.seed, job.phase, job.scale), 6)} | cost
+    was = _before(job.backbone, job.seed, job.phase, job.scale, job.corpus)
+    details = {"before": round(was, 6)} | cost
     if job.phase == "tune":
         return Outcome(headline(guess, asked, "valid "), details=details)
     return Outcome(scores(guess, asked), guess, details)
@@ -209,8 +209,10 @@ def learn_second(job: Job, learner: MultiTaskModel, frame: pd.DataFrame, lr: flo
 
 
 @lru_cache(maxsize=18)  # the grid of arm "none": two remedies begin where it ends
-def _unprotected(backbone: str, n: int, seed: int, lr: float, source: str | None, scale: str):
-    job = Job(backbone, n, seed, {}, scale=scale)
+def _unprotected(
+    backbone: str, n: int, seed: int, lr: float, source: str | None, scale: str, corpus: str
+):
+    job = Job(backbone, n, seed, {}, scale=scale, corpus=corpus)
     model, frame = after_first(job), second_rows(job, source)
     learn_second(job, common.Balanced(model, frame), frame, lr)
     return model
@@ -218,8 +220,8 @@ def _unprotected(backbone: str, n: int, seed: int, lr: float, source: str | None
 
 def unprotected(job: Job, source: str | None) -> MultiTaskModel:
     """A model that has learned the second task with head A frozen and nothing else."""
-    lr = job.settings["lr"]
-    return copy.deepcopy(_unprotected(job.backbone, job.n, job.seed, lr, source, job.scale))
+    lr, where = job.settings["lr"], (job.scale, job.corpus)
+    return copy.deepcopy(_unprotected(job.backbone, job.n, job.seed, lr, source, *where))
 
 
 def afterwards(job: Job, how: str, source: str | None = None) -> Outcome:
@@ -277,7 +279,7 @@ def frozen(job: Job, source: str | None = None) -> Outcome:
     model, frame, asked = after_first(job), second_rows(job, source), common.asked_rows(job)
     x, x_asked = (features(job.backbone, rows, model.encoder) for rows in (frame, asked))
     layers = probed_layers(x, job.settings["layers"])
-    fitted = logistic(job.settings["C"]).fit(joined(x, layers), codes(frame.sentiment, "sentiment"))
+    fitted = logistic(job.settings["C"]).fit(joined(x, layers), codes(frame.sentiment))
     guess = {"sentiment": fitted.predict(joined(x_asked, layers))}
     guess["domain"] = common.predicted(model, asked)["domain"]
     return result(job, guess, labels=0, passes=0, copies=0)
@@ -336,7 +338,7 @@ def _study(name: str, source: str | None, question: str) -> Study:
         name=name,
         claims=("15",),
         question=question,
-        corpus="rated sentences",
+        corpus=RATED,
         arms=arms,
         comparisons=(
             Comparison("15", "none", "before", "no loss", "domain accuracy", "the reference text"),
@@ -360,7 +362,6 @@ def _study(name: str, source: str | None, question: str) -> Study:
 FORGETTING = _study(
     "forgetting_frontier", None, "Sentiment after domain: which remedy keeps most of both?"
 )
-FORGETTING_HARD = replace(
-    _study("forgetting_frontier_hard", "movie review", "The same, from movie reviews alone?"),
-    corpus="rated sentences, the second task from movie reviews",
+FORGETTING_HARD = _study(
+    "forgetting_frontier_hard", "movie review", "The same, from movie reviews alone?"
 )

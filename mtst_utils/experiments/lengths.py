@@ -13,7 +13,7 @@ from mtst_utils import SentenceEncoder, fit
 from mtst_utils.experiments import common
 from mtst_utils.experiments.bake_off import optimizer_of
 from mtst_utils.experiments.common import TASKS, codes, headline, predicted, scores
-from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
+from mtst_utils.experiments.designs import RATED, Arm, Comparison, Job, Outcome, Study
 from mtst_utils.experiments.few_labels import joined, logistic, search
 from mtst_utils.experiments.layer_rates import EveryLayer
 
@@ -48,7 +48,7 @@ def frozen(job: Job, limit: int | None, precision: str = "auto") -> Outcome:
     guess, seen, details = {}, {}, {}
     for task in TASKS:
         layers, c = search(x, frame, task, job.settings, job.seed)
-        fitted = logistic(c).fit(joined(x, layers), codes(frame[task], task))
+        fitted = logistic(c).fit(joined(x, layers), codes(frame[task]))
         guess[task], seen[task] = (fitted.predict(joined(part, layers)) for part in (x_asked, x))
         details[task] = {"layers": layers, "C": c}
     return outcome(job, guess, seen, frame, **details)
@@ -56,7 +56,7 @@ def frozen(job: Job, limit: int | None, precision: str = "auto") -> Outcome:
 
 def trained(job: Job, limit: int | None) -> Outcome:
     """Everything fine-tuned on sentences cut at `limit` tokens, and asked about such."""
-    model, frame = common.new_model(job.backbone, seed=job.seed), common.training_rows(job)
+    model, frame = common.model_of(job), common.training_rows(job)
     model.encoder, own = cut(model.encoder, limit), job.settings
     fit(
         common.Balanced(model, frame),
@@ -82,7 +82,7 @@ LENGTHS = Study(
     name="lengths",
     claims=("2",),
     question="What does cutting sentences at 16 to 64 tokens cost, and what does bfloat16?",
-    corpus="rated sentences",
+    corpus=RATED,
     arms=_ARMS
     | {
         f"frozen, {precision}": Arm(

@@ -14,13 +14,13 @@ from sklearn.pipeline import make_union
 from mtst_utils import cosine_matrix
 from mtst_utils.experiments import common
 from mtst_utils.experiments.common import TASKS, codes, headline, scores
-from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
+from mtst_utils.experiments.designs import RATED, Arm, Comparison, Job, Outcome, Study
 
 
 @lru_cache(maxsize=2)
-def asked_embeddings(backbone: str, phase: str) -> np.ndarray:
+def asked_embeddings(backbone: str, phase: str, corpus: str) -> np.ndarray:
     """Frozen embeddings [N, H] of the rows that every run of a phase is scored on."""
-    asked = common.asked_rows(Job(backbone, 0, 0, {}, phase))
+    asked = common.asked_rows(Job(backbone, 0, 0, {}, phase, corpus=corpus))
     return common.new_model(backbone).encoder.encode(asked.text, precision="auto")
 
 
@@ -29,23 +29,23 @@ def by_embeddings(job: Job, known: pd.DataFrame) -> np.ndarray:
     knows.
     """
     encoded = common.new_model(job.backbone).encoder.encode(known.text, precision="auto")
-    return cosine_matrix(asked_embeddings(job.backbone, job.phase), encoded)
+    return cosine_matrix(asked_embeddings(job.backbone, job.phase, job.corpus), encoded)
 
 
 @lru_cache(maxsize=1)
-def vectorizer():
+def vectorizer(corpus: str):
     """Words and pairs of words, and pieces of words; the counts of all training sentences, whose
     labels it does not see.
     """
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), min_df=3, sublinear_tf=True)
-    return make_union(words, pieces).fit(common.split("train").text)
+    return make_union(words, pieces).fit(common.split("train", corpus).text)
 
 
 def by_tfidf(job: Job, known: pd.DataFrame) -> np.ndarray:
     """The same of TF-IDF vectors (two of unit length side by side)."""
     pair = common.asked_rows(job), known
-    x_asked, x_known = (vectorizer().transform(rows.text) for rows in pair)
+    x_asked, x_known = (vectorizer(job.corpus).transform(rows.text) for rows in pair)
     return (x_asked @ x_known.T).toarray() / 2
 
 
@@ -71,7 +71,7 @@ def neighbours(job: Job, similarity) -> Outcome:
     """Nothing is trained: n labelled sentences, and how near the others are to them."""
     known, asked = common.training_rows(job), common.asked_rows(job)
     near = similarity(job, known)
-    guess = {task: vote(near, codes(known[task], task), **job.settings) for task in TASKS}
+    guess = {task: vote(near, codes(known[task]), **job.settings) for task in TASKS}
     if job.phase == "tune":
         return Outcome(headline(guess, asked, "valid "))
     return Outcome(scores(guess, asked), guess)
@@ -82,7 +82,7 @@ NEIGHBOURS = Study(
     name="neighbours",
     claims=("9",),
     question="Nothing trained: do embeddings find like sentences better than shared words do?",
-    corpus="rated sentences",
+    corpus=RATED,
     arms={
         "embeddings": Arm(
             partial(neighbours, similarity=by_embeddings), _AXES, "cosine of frozen embeddings"

@@ -31,6 +31,7 @@ from mtst_utils.experiments.few_labels import FEW_LABELS
 from mtst_utils.experiments.forgetting import FORGETTING, FORGETTING_HARD
 from mtst_utils.experiments.lengths import LENGTHS
 from mtst_utils.experiments.neighbours import NEIGHBOURS
+from mtst_utils.experiments.second_corpus import ON_TWEETS
 from mtst_utils.experiments.sentence_transformer import POOLING
 from mtst_utils.experiments.starts import STARTS
 from mtst_utils.experiments.studies import STUDIES as UNDECLARED
@@ -49,6 +50,7 @@ STUDIES: dict[str, Study] = {
         LENGTHS,
         TOGETHER,
         STARTS,
+        *ON_TWEETS,
     )
 }
 
@@ -138,7 +140,7 @@ def tune(study: Study, backbone: str, n: int, name: str, scale: str = "full") ->
     while todo:
         for settings in todo:
             for seed in TUNING_SEEDS:
-                _run(study, name, Job(backbone, at, seed, settings, "tune", scale))
+                _run(study, name, Job(backbone, at, seed, settings, "tune", scale, study.corpus))
         scored = tuned(study, backbone, n, name)
         todo = [
             settings
@@ -155,7 +157,7 @@ def final(
     """
     for name in arms:
         settings, facts = chosen(study, backbone, n, name)
-        _run(study, name, Job(backbone, n, seed, settings, "final", scale), **facts)
+        _run(study, name, Job(backbone, n, seed, settings, "final", scale, study.corpus), **facts)
 
 
 def chosen(study: Study, backbone: str, n: int, name: str) -> tuple[dict, dict]:

@@ -23,7 +23,7 @@ from mtst_utils.backbones import untrained_twin
 from mtst_utils.experiments import common
 from mtst_utils.experiments.bake_off import optimizer_of
 from mtst_utils.experiments.common import TASKS, codes, headline, scores
-from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
+from mtst_utils.experiments.designs import RATED, Arm, Comparison, Job, Outcome, Study
 from mtst_utils.experiments.few_labels import joined, logistic, search
 from mtst_utils.experiments.intervals import accuracy_of, bootstrap_score, wilson
 from mtst_utils.experiments.probes import probe, triplet_hits
@@ -118,7 +118,7 @@ def outcome(job: Job, guess: dict, own: dict | None, frame: pd.DataFrame, **deta
 
 def trained(job: Job, pooling: str) -> Outcome:
     """Everything fine-tuned under one pooling."""
-    model, frame = common.new_model(job.backbone, seed=job.seed), common.training_rows(job)
+    model, frame = common.model_of(job), common.training_rows(job)
     model.encoder = pooled(model.encoder, pooling)
     own = job.settings
     fit(
@@ -146,7 +146,7 @@ def frozen(job: Job, pooling: str) -> Outcome:
     guess, seen, details = {}, {}, {}
     for task in TASKS:
         layers, c = search(x, frame, task, job.settings, job.seed)
-        fitted = logistic(c).fit(joined(x, layers), codes(frame[task], task))
+        fitted = logistic(c).fit(joined(x, layers), codes(frame[task]))
         guess[task], seen[task] = (fitted.predict(joined(part, layers)) for part in (x_asked, x))
         details[task] = {"layers": layers, "C": c}
     return outcome(job, guess, seen, frame, **details)
@@ -253,7 +253,7 @@ POOLING = Study(
     name="pooling",
     claims=("3",),
     question="Mean pooling against CLS, max and a mean without the mask: frozen and fine-tuned?",
-    corpus="rated sentences",
+    corpus=RATED,
     arms={f"trained, {name}": Arm(partial(trained, pooling=name), _RATES, name) for name in POOL}
     | {f"frozen, {name}": Arm(partial(frozen, pooling=name), _SEARCH, name) for name in POOL},
     comparisons=tuple(

@@ -13,7 +13,7 @@ from mtst_utils.backbones import untrained_twin
 from mtst_utils.experiments import common
 from mtst_utils.experiments.bake_off import learn, optimizer_of
 from mtst_utils.experiments.common import HEADLINE, TASKS, codes, headline, scores
-from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
+from mtst_utils.experiments.designs import RATED, Arm, Comparison, Job, Outcome, Study
 from mtst_utils.experiments.neighbours import vectorizer
 
 LARGER = "all-mpnet-base-v2"
@@ -22,7 +22,7 @@ LARGER = "all-mpnet-base-v2"
 def trained(job: Job, backbone: str | None = None, pretrained: bool = True) -> Outcome:
     """Everything is trained, as in the bake-off; backbone: another one than the job's."""
     job = replace(job, backbone=backbone or job.backbone)
-    model, own = common.new_model(job.backbone, seed=job.seed), job.settings
+    model, own = common.model_of(job), job.settings
     if not pretrained:
         model.encoder.backbone = untrained_twin(model.encoder.backbone)
     lr = own.get("lr", 2e-5)  # for every layer: what BERT's authors advise (Devlin et al. 2019)
@@ -32,11 +32,11 @@ def trained(job: Job, backbone: str | None = None, pretrained: bool = True) -> O
 def counted(job: Job) -> Outcome:
     """A balanced logistic regression on TF-IDF of words, pairs and pieces of words."""
     known, asked = common.training_rows(job), common.asked_rows(job)
-    x, x_asked = (vectorizer().transform(rows.text) for rows in (known, asked))
+    x, x_asked = (vectorizer(job.corpus).transform(rows.text) for rows in (known, asked))
     guess, seen = {}, {}
     for task in TASKS:
         fitted = LogisticRegression(C=job.settings["C"], class_weight="balanced", max_iter=5000)
-        fitted.fit(x, codes(known[task], task))
+        fitted.fit(x, codes(known[task]))
         guess[task], seen[task] = fitted.predict(x_asked), fitted.predict(x)
     if job.phase == "tune":
         return Outcome(headline(guess, asked, "valid "))
@@ -49,7 +49,7 @@ STARTS = Study(
     name="starts",
     claims=("1", "20"),
     question="Which start, and does it matter more than the recipe?",
-    corpus="rated sentences",
+    corpus=RATED,
     arms={
         "counts of words": Arm(counted, {"C": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)}, "TF-IDF"),
         "random weights": Arm(

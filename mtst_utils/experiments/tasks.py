@@ -16,36 +16,37 @@ import pandas as pd
 from mtst_utils import MultiTaskModel, Task, fit, seed_everything
 from mtst_utils.experiments import common
 from mtst_utils.experiments.bake_off import BATCH, optimizer_of
-from mtst_utils.experiments.common import TASKS, headline, scores
+from mtst_utils.experiments.common import headline, scores
 from mtst_utils.experiments.corpora import RATING_STEPS, rating_step
-from mtst_utils.experiments.designs import Arm, Comparison, Job, Outcome, Study
+from mtst_utils.experiments.designs import RATED, Arm, Comparison, Job, Outcome, Study
 
 EPOCHS = {500: 5, 3000: 2, 16600: 1}
 LENGTHS = ("short", "middling", "long")  # a third of the training sentences each, by words
 LOTS = ("a", "b", "c")
-LABELS = TASKS | {"rating": tuple(RATING_STEPS), "length": LENGTHS, "lot": LOTS}
 
 
-def labels(frame: pd.DataFrame, task: str) -> np.ndarray:
-    """A task's labels [N] of rows of the corpus, one of LABELS[task] each."""
-    if task in frame and task in TASKS:
-        return frame[task].to_numpy()
+def labels(frame: pd.DataFrame, task: str, corpus: str = RATED) -> pd.Categorical:
+    """A task's labels [N] of rows of a corpus; its categories are all labels that the task has."""
     if task == "rating":
-        return rating_step(frame.rating)
+        return pd.Categorical(rating_step(frame.rating), categories=RATING_STEPS)
     if task == "length":
-        borders = common.split("train").text.str.split().str.len().quantile([1 / 3, 2 / 3])
-        return np.array(LENGTHS)[np.searchsorted(borders, frame.text.str.split().str.len())]
-    drawn = [hashlib.sha256(text.encode()).digest()[0] % len(LOTS) for text in frame.text]
-    return np.array(LOTS)[drawn]
+        every = common.split("train", corpus).text.str.split().str.len()
+        borders = every.quantile([1 / 3, 2 / 3])
+        third = np.searchsorted(borders, frame.text.str.split().str.len())
+        return pd.Categorical.from_codes(third, LENGTHS)
+    if task == "lot":
+        drawn = [hashlib.sha256(text.encode()).digest()[0] % len(LOTS) for text in frame.text]
+        return pd.Categorical.from_codes(drawn, LOTS)
+    return frame[task].array
 
 
 def shared(job: Job, tasks: tuple[str, ...]) -> Outcome:
     """Train one model on these tasks; the scores are of sentiment and domain, where it has them."""
     rows = common.training_rows(job)
-    frame = rows[["text"]].assign(**{task: labels(rows, task) for task in tasks})
+    frame = rows[["text"]].assign(**{task: labels(rows, task, job.corpus) for task in tasks})
     model = MultiTaskModel(
-        common.new_model(job.backbone, seed=job.seed).encoder,
-        [Task(task, LABELS[task]) for task in tasks],
+        common.model_of(job).encoder,
+        [Task(task, tuple(frame[task].cat.categories)) for task in tasks],
     )
     for task, head in model.heads.items():
         common.draw_head(head, job.seed, task)
@@ -80,7 +81,7 @@ TOGETHER = Study(
     name="tasks",
     claims=("5",),
     question="One encoder for two tasks, or one each: what is lost, and does the partner matter?",
-    corpus="rated sentences",
+    corpus=RATED,
     arms={
         name: Arm(
             partial(shared, tasks=tasks),
