@@ -17,6 +17,7 @@ from mtst_utils.experiments.verdicts import VERDICTS
 
 ROOT = Path(__file__).parent.parent
 LEDGER = claims.ledger()
+BESIDE = claims.beside()
 README = (ROOT / "README.md").read_text()
 QUOTES = list(csv.DictReader((Path(__file__).parent / "quotes.csv").read_text().splitlines()))
 
@@ -65,11 +66,32 @@ def test_no_verdict_is_given_by_hand():
     assert (LEDGER[LEDGER.tuned == "yes"].seeds >= 10).all()
 
 
-def test_depends_names_two_settings_with_opposite_clear_signs():
+def test_all_tests_are_corrected_together():
+    """Holm's correction is over the claims and what was tested beside them, as one family."""
+    family = claims.family()
+    assert len(family) == len(LEDGER) + len(BESIDE)
+    assert set(BESIDE.claim) <= set(claims.BESIDE.values())
+    tests = int(family.p.notna().sum())
+    assert tests > 100
+    assert family.p_holm.min() == pytest.approx(min(1, tests * family.p.min()))
+    equivalent = family[family.row_verdict == "no difference"]
+    assert len(equivalent)
+    assert equivalent.survives.isna().all()
+
+
+def test_few_seeds_give_no_verdict():
+    few = LEDGER[(LEDGER.seeds < 5) & (LEDGER.unit != "times")]
+    assert len(few)
+    assert set(few.row_verdict) == {"cannot tell"}
+
+
+def test_depends_names_two_settings_with_opposite_verdicts():
     found = LEDGER[LEDGER.verdict == "depends"]
     assert len(found)
-    for _, rows in found.groupby(["number", "backbone"]):
-        assert rows.low.max() > 0 > rows.high.min()
+    for _, rows in found.groupby(["number", "backbone", "corpus"]):
+        broken = rows[(rows.row_verdict == "does not hold") & (rows.high < 0)]
+        kept = rows[rows.row_verdict.isin(["holds", "no difference"])]
+        assert set(broken.metric) & set(kept.metric)
         settings = rows[["arm", "rival", "metric", "n"]].astype(str).agg("; ".join, axis=1)
         assert settings.nunique() == len(rows)
 
@@ -111,7 +133,9 @@ def test_measure_compares_seed_by_seed(tmp_path, monkeypatch):
 
 
 def test_the_ledger_is_shown():
-    assert claims.markdown(LEDGER) in (ROOT / "data" / "README.md").read_text()
+    text = (ROOT / "data" / "README.md").read_text()
+    assert claims.markdown(LEDGER) in text
+    assert claims.markdown(BESIDE) in text
     for image, file in (("data/headlines.png", "README.md"), ("claims.png", "data/README.md")):
         assert f"({image})" in (ROOT / file).read_text()
         with Image.open((ROOT / file).parent / image) as drawn:
@@ -187,10 +211,12 @@ def test_a_quoted_number_follows_from_the_runs(quote, monkeypatch):
 )
 def test_no_interval_is_quoted_without_its_experiment(path):
     file = ROOT / (path if path.endswith(".md") else f"notebooks/{path}")
-    text = text_of(file).replace(claims.markdown(LEDGER), "")
+    text = text_of(file)
+    for table in (LEDGER, BESIDE):
+        text = text.replace(claims.markdown(table), "")
     said = re.findall(r"[+−]?\d+\.\d+ \[[^\]]*\]", text)
-    table = pd.DataFrame(QUOTES)
-    known = set(table.quote[table.file == path])
+    quotes = pd.DataFrame(QUOTES)
+    known = set(quotes.quote[quotes.file == path])
     assert [
         quote for quote in said if quote not in known and quote.replace("+", "") not in known
     ] == []

@@ -566,7 +566,7 @@ def test_the_gap_and_the_curve(tiny, monkeypatch):
     assert findings.curve(study, DEFAULT, 16, "A").loc[1].to_dict() == {0.5: 0.6, 1.0: 0.51}
     assert findings.more_training(study, DEFAULT, 16, "A")[0] == pytest.approx(-9.5)
     monkeypatch.setattr(findings, "STUDIES", {"toy": study})
-    assert findings.ledger(DEFAULT).survives.tolist() == [True]
+    assert findings.ledger(DEFAULT).p.tolist() == [row["p"]]
 
 
 def test_dots_are_differences_of_scores_by_seed():

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mtst_utils.experiments.intervals import Estimate
-from mtst_utils.experiments.verdicts import over_settings, verdict, with_holm
+from mtst_utils.experiments.verdicts import carries_over, over_settings, p_value, verdict, with_holm
 
 T95, T90 = 2.262157, 1.833113  # t quantiles of nine degrees of freedom
 
@@ -64,16 +64,44 @@ def test_what_cannot_be_judged_is_refused():
 
 
 def test_two_settings_with_opposite_clear_signs():
-    rows = pd.DataFrame({"sign": [1, -1], "verdict": ["holds", "does not hold"]})
+    rows = pd.DataFrame({"sign": [1, -1], "verdict": ["holds", "does not hold"], "metric": "F1"})
     assert over_settings(rows) == "depends"
-    assert over_settings(rows.assign(sign=[1, 0])) == "cannot tell"
+    assert over_settings(rows.assign(verdict=["no difference", "does not hold"])) == "depends"
+    assert over_settings(rows.assign(sign=[1, 0])) == "cannot tell"  # equivalent is not worse
+    assert over_settings(rows.assign(verdict=["cannot tell", "does not hold"])) == "cannot tell"
+    assert over_settings(rows.assign(metric=["F1", "accuracy"])) == "cannot tell"
     assert over_settings(rows[:1]) == "holds"
     with pytest.raises(ValueError, match="one setting or more"):
         over_settings(rows[:0])
 
 
 def test_what_does_not_survive_the_correction_says_so():
-    ledger = pd.DataFrame({"p": [0.001, 0.03, 0.5, np.nan], "sign": [1, -1, 0, 0]})
-    table = with_holm(ledger)
-    assert table.p_holm.tolist() == pytest.approx([0.003, 0.06, 0.5, np.nan], nan_ok=True)
-    assert table.survives.tolist() == [True, False, None, None]
+    verdicts = ["holds", "does not hold", "no difference", "does not hold", "cannot tell"]
+    ledger = pd.DataFrame({"p": [0.001, 0.03, 0.5, 0.5, np.nan], "sign": [1, -1, 1, 0, 0]})
+    table = with_holm(ledger.assign(row_verdict=verdicts))
+    assert table.p_holm.tolist() == pytest.approx([0.004, 0.09, 1, 1, np.nan], nan_ok=True)
+    assert table.survives.tolist() == [True, False, None, None, None]  # equivalence: no such test
+
+
+def test_p_is_of_what_was_promised():
+    found = estimate(3.0)
+    assert p_value(found, 1, "gain") == p_value(found, 1, "no loss") == pytest.approx(found.p)
+    assert p_value(found, 1, "practical gain") == pytest.approx(estimate(2.0).p)
+    assert verdict(bounds(low=1), 1, "practical gain") in ("holds", "cannot tell")
+    assert p_value(bounds(low=1), 1, "practical gain") == pytest.approx(0.05, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [
+        ("holds", "holds", "yes"),
+        ("does not hold", "does not hold", "yes"),
+        ("holds", "does not hold", "no"),
+        ("does not hold", "no difference", "no"),
+        ("holds", "no difference", "cannot tell"),
+        ("cannot tell", "cannot tell", "cannot tell"),
+        ("holds", "cannot tell", "cannot tell"),
+    ],
+)
+def test_whether_a_verdict_carries_over(first, second, found):
+    assert carries_over(first, second) == carries_over(second, first) == found

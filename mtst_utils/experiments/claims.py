@@ -14,13 +14,14 @@ import pandas as pd
 
 from mtst_utils.experiments import findings, plots, results
 from mtst_utils.experiments.corpora import DATA
+from mtst_utils.experiments.designs import LEAST_ELSEWHERE, RATED
 from mtst_utils.experiments.intervals import Estimate, in_unit, of_seeds, t_interval
-from mtst_utils.experiments.verdicts import over_settings, verdict, with_holm
+from mtst_utils.experiments.verdicts import carries_over, over_settings, p_value, verdict, with_holm
 from mtst_utils.packaged_weights import DEFAULT
 
 LEDGER = DATA / "claims.csv"
 COLUMNS = """number claim source arm rival metric unit margin effect low high low90 high90 mde seeds
-corpus backbone p_holm verdict notebook row_verdict survives tuned study n""".split()
+corpus backbone p_holm verdict notebook row_verdict survives tuned study n carries_over""".split()
 TEXT = "the reference text"
 CLAIMS = {  # number: what is claimed, who says so besides, where it is shown
     1: ("A paraphrase-tuned sentence model is a good starting point", "", "01, section 5"),
@@ -373,6 +374,16 @@ EARLIER = [
 # Arms whose names say little beside others' than their study's.
 PLAIN = {"none": "head A frozen alone", "before": "before task B"}
 BY_SIZE = {5, 13, 15, 17, 18, 23}  # runs of before stay at the sizes that no declared study has yet
+BESIDE = {  # what is tested beside the claims, by its name in the declarations
+    "remedy": "A remedy keeps more of both tasks than head A frozen alone",
+    "search": "Few labels: settings set on validation against a search on the labels themselves",
+    "LoRA": "LoRA loses nothing",
+    "SetFit": "SetFit is ahead",
+    "top blocks": "Training the upper half of the blocks loses nothing",
+    "probe": "Gradual unfreezing is ahead of a probe",
+    "drift": "Gradual unfreezing stays nearer to the pretrained encoder",
+    "head A's cost": "A frozen head costs nothing",
+}
 # What cannot come out otherwise: (number, study, arm, what it is measured by, minus).
 BY_CONSTRUCTION = (
     (6, "frozen", "everything frozen", "largest change, encoder", ""),
@@ -387,21 +398,44 @@ def ledger() -> pd.DataFrame:
     number, claim, source (who says so); arm, rival, metric, unit; margin; effect with its 95 % and
     90 % interval (turned so that above zero, or above 1 for times, is what the claim promises); mde
     (minimal detectable effect); seeds, corpus, backbone; p_holm; verdict (of the claim on this
-    backbone); notebook. Besides: row_verdict (of this comparison alone), survives (whether a clear
-    sign is one still after Holm's correction), tuned (no: of the runs before designs were
-    declared), study, n (training sentences).
+    backbone and corpus); notebook. Besides: row_verdict (of this comparison alone), survives
+    (whether what is clear is clear still after Holm's correction over `family`), tuned (no: of the
+    runs before designs were declared), study, n (training sentences), carries_over (of another
+    corpus than the first: whether the verdict is the same there).
     """
     return pd.read_csv(LEDGER, keep_default_na=False, na_values=[""])
 
 
 def measured() -> pd.DataFrame:
-    """The ledger from the committed rows."""
+    """The ledger from the committed rows: of `family`, the 26 claims."""
+    table = family()
+    return table[table.number > 0].reset_index(drop=True)[COLUMNS]
+
+
+def beside() -> pd.DataFrame:
+    """Of `family`, what was declared and tested beside the 26 claims: remedies against forgetting,
+    LoRA, SetFit and others; claim says which.
+    """
+    table, order = family().query("number == 0"), list(BESIDE.values())
+    table = table.assign(place=table.claim.map(order.index))
+    return table.sort_values(["place", "n", "corpus"], kind="stable", ignore_index=True)
+
+
+def family() -> pd.DataFrame:
+    """Every test that is told of, with Holm's correction over all of them together. number: 0 for
+    those beside the 26 claims.
+    """
     rows = [_by_construction(*part) for part in BY_CONSTRUCTION]
     declared = findings.ledger()
-    declared = declared[(declared.verdict != "unfinished") & declared.number.str.isdigit()]
-    declared = declared.assign(number=declared.number.astype(int), tuned="yes")
+    declared = declared[declared.verdict != "unfinished"]
+    declared = declared.assign(
+        topic=declared.number,
+        number=pd.to_numeric(declared.number, errors="coerce").fillna(0).astype(int),
+        tuned="yes",
+    )
     declared = declared.replace({"arm": PLAIN, "rival": PLAIN})
-    done, sizes = set(declared.number), set(zip(declared.number, declared.n, strict=True))
+    first = declared[declared.corpus == RATED]
+    done, sizes = set(first.number), set(zip(first.number, first.n, strict=True))
     earlier = pd.DataFrame([_row(earlier) for earlier in EARLIER])
     stays = [
         (number, n) not in sizes if number in BY_SIZE else number not in done
@@ -410,16 +444,30 @@ def measured() -> pd.DataFrame:
     table = pd.concat(
         [declared.rename(columns={"verdict": "row_verdict"}), earlier[stays], pd.DataFrame(rows)]
     )
+    claimed = table.number > 0
     for name, place in (("claim", 0), ("notebook", 2)):
-        table[name] = table.number.map(lambda number, place=place: CLAIMS[number][place])
-    table["source"] = table.number.map(
+        words = table.number[claimed].map(lambda number, place=place: CLAIMS[number][place])
+        table.loc[claimed, name] = words
+    table.loc[~claimed, "claim"] = table.topic[~claimed].map(BESIDE)
+    table.loc[claimed, "source"] = table.number[claimed].map(
         lambda number: "; ".join(filter(None, (TEXT, CLAIMS[number][1])))
     )
-    table["other"] = table.backbone != DEFAULT
-    table = table.sort_values(["number", "other"], kind="stable", ignore_index=True)
-    for _, part in table.groupby(["number", "backbone"]):
+    order = {"backbone": table.backbone != DEFAULT, "corpus": table.corpus != RATED}
+    table = table.assign(**{f"other {name}": other for name, other in order.items()})
+    table = table.sort_values(
+        ["number", *(f"other {name}" for name in order)], kind="stable", ignore_index=True
+    )
+    for _, part in table.groupby(["number", "claim", "backbone", "corpus"]):
         table.loc[part.index, "verdict"] = over_settings(part.assign(verdict=part.row_verdict))
-    return with_holm(table)[COLUMNS]
+    same = ["number", "claim", "arm", "rival", "metric", "n", "backbone"]
+    there = table[table.corpus == RATED].set_index(same).row_verdict
+    table["carries_over"] = [
+        carries_over(there[key], row.row_verdict)
+        if row.corpus != RATED and (key := tuple(getattr(row, name) for name in same)) in there
+        else ""
+        for row in table.itertuples()
+    ]
+    return with_holm(table)
 
 
 def _by_construction(number: int, study: str, arm: str, metric: str, minus: str) -> dict:
@@ -446,17 +494,20 @@ def _row(earlier: Earlier) -> dict:
         "margin": in_unit(margin, unit),
         "seeds": found.seeds,
         "row_verdict": verdict(found, margin, earlier.promise) if margin else "cannot tell",
+        "p": p_value(found, margin, earlier.promise),
         "tuned": "no",
         "study": earlier.study,
     }
     if not margin:  # none was declared: no test is made
         row |= {"margin": np.nan, "p": np.nan, "sign": 0}
+    if found.seeds < LEAST_ELSEWHERE and unit != "times":  # of timings they are repeats
+        row["row_verdict"] = "cannot tell"
     return row | _facts(earlier)
 
 
 def _facts(quantity: Quantity) -> dict:
     """Corpus, backbone, and how many training sentences the arm had."""
-    facts = {"corpus": "rated sentences", "backbone": quantity.rival_backbone or quantity.backbone}
+    facts = {"corpus": RATED, "backbone": quantity.rival_backbone or quantity.backbone}
     if quantity.study != "benchmarks":
         rows = results.load(quantity.study, quantity.backbone)
         facts["n"] = int(rows.n[rows.setting == quantity.arm].iloc[0])
@@ -467,7 +518,9 @@ def names(table: pd.DataFrame) -> list[str]:
     """What each row of the ledger is called in a figure: [N] strings."""
     called = []
     for _, rows in table.groupby("number", sort=False):
-        varies = [name for name in ("metric", "n", "backbone") if rows[name].nunique() > 1]
+        varies = [
+            name for name in ("metric", "n", "backbone", "corpus") if rows[name].nunique() > 1
+        ]
         for row in rows.itertuples():
             words = [f"{row.arm} against {row.rival}", *(_word(row, name) for name in varies)]
             own = ", ".join(filter(None, words)) if len(rows) > 1 else row.claim
@@ -480,7 +533,7 @@ def _word(row, name: str) -> str:
     if name == "n":
         return f"{row.n:g} sentences"
     value = getattr(row, name)
-    return "" if value == DEFAULT else value
+    return "" if value in (DEFAULT, RATED) else value
 
 
 def _apart(row) -> str:
@@ -488,6 +541,7 @@ def _apart(row) -> str:
     rival = f" against {row.rival}" if isinstance(row.rival, str) else ""
     size = f", {row.n:g} sentences" if row.n == row.n else ""
     where = "" if row.backbone == DEFAULT else f", on {row.backbone}"
+    where += "" if row.corpus == RATED else f", on {row.corpus}"
     return f"{row.arm}{rival}, {row.metric}{size}{where}"
 
 
@@ -510,7 +564,9 @@ def _beside(row) -> str | None:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The ledger as a Markdown table; ° marks rows of the runs before designs were declared."""
+    """The ledger as a Markdown table; ° marks rows of the runs before designs were declared. On a
+    claim's own line is its verdict on the default backbone and the first corpus.
+    """
     lines = [
         "| | claim, and what was compared | effect, 95 % interval | detectable | seeds | verdict "
         "| shown in |",
@@ -520,26 +576,34 @@ def markdown(table: pd.DataFrame) -> str:
     for row in table.itertuples():
         mark = "" if row.tuned == "yes" or row.verdict == "by construction" else " °"
         mark += " (not after Holm)" if row.survives is False or row.survives == "False" else ""
-        if row.number != number:
-            number = row.number
-            lines.append(f"| {number} | **{row.claim}** | | | | | {row.notebook} |")
-        word = row.row_verdict if row.verdict != "depends" else f"depends: {row.row_verdict}"
+        if (row.number, row.claim) != number:
+            number = (row.number, row.claim)
+            place = row.notebook if row.number else ""
+            name = f"{row.number} | **{row.claim}**" if row.number else f"| **{row.claim}**"
+            lines.append(f"| {name} | | | | {'**' + row.verdict + '**'} | {place} |")
+        if row.carries_over == row.carries_over and row.carries_over:
+            mark += f"; carries over: {row.carries_over}"
         mde = "" if row.mde != row.mde else f"{row.mde:.2g}"
+        verdict_here = f"*{row.row_verdict}*{mark}"
         lines.append(
-            f"| | {_apart(row)} | {written(row)} | {mde} | {row.seeds} | *{word}*{mark} | |"
+            f"| | {_apart(row)} | {written(row)} | {mde} | {row.seeds} | {verdict_here} | |"
         )
     return "\n".join(lines)
 
 
-def verdict_of(table: pd.DataFrame, number: int, backbone: str = DEFAULT) -> str:
-    """A claim's verdict on a backbone."""
-    return table[(table.number == number) & (table.backbone == backbone)].verdict.iloc[0]
+def verdict_of(
+    table: pd.DataFrame, number: int, backbone: str = DEFAULT, corpus: str = RATED
+) -> str:
+    """A claim's verdict on a backbone and a corpus."""
+    here = (table.backbone == backbone) & (table.corpus == corpus)
+    return table[(table.number == number) & here].verdict.iloc[0]
 
 
 def main() -> None:
     measured().to_csv(LEDGER, index=False)
     table = ledger()
-    shown = table[(table.backbone == DEFAULT) & ~table.duplicated(["number", "backbone"])]
+    here = (table.backbone == DEFAULT) & (table.corpus == RATED)
+    shown = table[here & ~table.duplicated(["number", "backbone"])]
     axes = plots.verdicts(
         shown.set_axis(names(shown)),
         [_beside(row) for row in shown.itertuples()],
@@ -547,7 +611,7 @@ def main() -> None:
         "points of the score; above zero is what the claim promises; 95 % interval",
     )
     axes.figure.savefig(LEDGER.with_suffix(".png"), dpi=100, bbox_inches="tight")
-    print(markdown(table))
+    print(f"{markdown(table)}\n\n{markdown(beside())}")
 
 
 if __name__ == "__main__":

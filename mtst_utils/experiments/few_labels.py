@@ -366,7 +366,7 @@ def setfit(job: Job) -> Outcome:
 _NETWORK = {"stopping": ("early", "none")}
 FEW_LABELS = Study(
     name="few_labels",
-    claims=("10", "11", "13", "headline 2"),
+    claims=("10", "11", "13"),
     question="With n labelled sentences and nothing else: tuned probe, full, LoRA or SetFit?",
     corpus=RATED,
     arms={
@@ -410,7 +410,6 @@ FEW_LABELS = Study(
         Comparison("13", "tuned probe", "full", "no loss", "domain accuracy"),
         Comparison("13", "set probe", "full", "no loss"),
         Comparison("13", "set probe", "full", "no loss", "domain accuracy"),
-        Comparison("headline 2", "full", "tuned probe", "practical gain"),
         Comparison("search", "set probe", "tuned probe", "gain"),
         Comparison("LoRA", "LoRA", "full", "no loss"),
         Comparison("SetFit", "SetFit", "full", "practical gain"),

@@ -24,7 +24,7 @@ from mtst_utils.experiments.intervals import (
     two_way,
 )
 from mtst_utils.experiments.registry import STUDIES, chosen, declared, tuned
-from mtst_utils.experiments.verdicts import verdict, with_holm
+from mtst_utils.experiments.verdicts import p_value, verdict
 
 # A metric by name: the mean of these (task, score). A frontier's point is judged by both tasks.
 METRICS = {
@@ -188,6 +188,7 @@ def _row(study: Study, backbone: str, n: int, comparison: Comparison, found: Est
         "seeds": found.seeds,
         "corpus": study.corpus,
         "backbone": backbone,
+        "p": p_value(found, margin, comparison.promise),
         "verdict": verdict(found, margin, comparison.promise) if finished else "unfinished",
         "study": study.name,
         "n": n,
@@ -234,12 +235,14 @@ def plan(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
 
 
 def ledger(backbone: str = DEFAULT) -> pd.DataFrame:
-    """The findings of all declared studies, with Holm's correction over those that are finished."""
+    """The findings of all declared studies, one after the other; p of those that are finished.
+    Holm's correction over them and the runs of before: `claims.family`.
+    """
     parts = [findings(name, backbone) for name in STUDIES]
     parts = [part for part in parts if len(part)]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=LEDGER)
     table.loc[table.verdict == "unfinished", "p"] = np.nan
-    return with_holm(table)
+    return table
 
 
 def audit(name: str, backbone: str = DEFAULT) -> list[str]:
@@ -307,7 +310,7 @@ def main() -> None:
         print(plan(name).round(1).to_string(index=False))
     table = ledger()
     shown = ["number", "arm", "rival", "metric", "n", "effect", "low", "high", "mde", "seeds"]
-    print(table[[*shown, "p_holm", "verdict"]].round(3).to_string(index=False))
+    print(table[[*shown, "p", "verdict"]].round(3).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -108,11 +108,12 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        return (
-            float(2 * stats.t.sf(abs(self.effect) / self.se, self.df))
-            if self.se
-            else float(self.effect == 0)
-        )
+        return self.p_against(0.0)
+
+    def p_against(self, value: float) -> float:
+        """Two-sided p of a true difference of `value`."""
+        apart = abs(self.effect - value)
+        return float(2 * stats.t.sf(apart / self.se, self.df)) if self.se else float(apart == 0)
 
     @property
     def mde(self) -> float:

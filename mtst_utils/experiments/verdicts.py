@@ -43,17 +43,40 @@ def verdict(estimate: Estimate, margin: float, promise: Promise) -> str:
     return "cannot tell"
 
 
+def p_value(estimate: Estimate, margin: float, promise: Promise) -> float:
+    """p of the test that the verdict's sign rests on: against the margin where a practical gain is
+    promised, else against zero.
+    """
+    return estimate.p_against(margin if promise == "practical gain" else 0.0)
+
+
+def carries_over(first: str, second: str) -> str:
+    """Whether a verdict on one corpus is that on another: "yes"; "no" if one of them holds, or is
+    no difference, and the other does not hold; else "cannot tell".
+    """
+    if first == second != "cannot tell":
+        return "yes"
+    kept, broken = {"holds", "no difference"}, {"does not hold"}
+    if {first, second} & kept and {first, second} & broken:
+        return "no"
+    return "cannot tell"
+
+
 def over_settings(rows: pd.DataFrame) -> str:
     """One verdict from several settings of one claim: rows with the columns sign (1 or -1 if the
-    95 % interval is above or below zero, else 0) and verdict.
+    95 % interval is above or below zero, else 0), metric and verdict.
 
-    *depends* if the effect is clearly above zero in one and clearly below in another; else the
-    verdict they share; *holds* if no more than "no loss" was promised, and it is a gain in some
-    settings and no difference in the others; else *cannot tell*. Raises ValueError for no rows.
+    *depends* if in one metric the claim is kept in one setting (holds, or no difference where no
+    more was promised) and does not hold, with a sign below zero, in another; else the verdict they
+    share; *holds* if no more than "no loss" was promised, and it is a gain in some settings and no
+    difference in the others; else *cannot tell*. A clear sign that is too small to matter breaks
+    nothing. Raises ValueError for no rows.
     """
     if rows.empty:
         raise ValueError("a verdict needs one setting or more; got none")
-    if (rows.sign > 0).any() and (rows.sign < 0).any():
+    kept = rows.verdict.isin(["holds", "no difference"])
+    broken = (rows.verdict == "does not hold") & (rows.sign < 0)
+    if set(rows.metric[kept]) & set(rows.metric[broken]):
         return "depends"
     found = set(rows.verdict)
     if found == {"holds", "no difference"}:
@@ -62,12 +85,14 @@ def over_settings(rows: pd.DataFrame) -> str:
 
 
 def with_holm(ledger: pd.DataFrame) -> pd.DataFrame:
-    """The ledger with p_holm (p adjusted over all its rows that have one), and survives: whether a
-    clear sign is one still.
+    """The ledger with p_holm (p adjusted over all its rows that have one), and survives: whether
+    what is clear is clear still.
 
-    survives is True, False, or None where the verdict rests on no test against zero.
+    survives is True, False, or None where the verdict rests on no such test: on equivalence, or on
+    nothing.
     """
     adjusted = holm(ledger.p)
-    clear = ledger.sign != 0
+    below = (ledger.row_verdict == "does not hold") & (ledger.sign < 0)
+    clear = (ledger.row_verdict == "holds") | below
     survives = [bool(p < ALPHA) if sign else None for p, sign in zip(adjusted, clear, strict=True)]
     return ledger.assign(p_holm=adjusted, survives=survives)
