@@ -873,8 +873,8 @@ def effects_by_size(table, sizes, title, ylabel, ax=None):
             bar = {"fmt": marker, "color": color, "ms": 8, "lw": 2, "capsize": 4}
             ax.errorbar(x, row.effect, yerr=errors, **bar)
             text = f"{row.effect:+.1f}".replace("-", "−")
-            below = {"textcoords": "offset points", "ha": "center", "va": "top"}
-            ax.annotate(text, (x, min([row.low, *row.seeds])), (0, -5), **below)
+            side = {"textcoords": "offset points", "va": "center", "ha": ("left" if i else "right")}
+            ax.annotate(text, (x, row.effect), (9 if i else -9, 0), **side)
     ax.axhline(0, color="black", linewidth=1)
     margin = table["margin"].max()
     ax.axhspan(-margin, margin, color=GREY, alpha=0.15, linewidth=0, zorder=0)
@@ -889,7 +889,7 @@ def effects_by_size(table, sizes, title, ylabel, ax=None):
     ]
     ax.legend(handles=marks, fontsize=9, loc="upper left", ncols=2)
     ax.set(title=title, ylabel=ylabel, xlabel="training sentences", xlim=(-0.5, len(sizes) - 0.5))
-    ax.margins(y=0.12)
+    ax.margins(y=0.32)  # the legend is above all dots
     ax.set_xticks(range(len(sizes)), sizes.values())
     return ax
 
