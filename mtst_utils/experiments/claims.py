@@ -376,6 +376,8 @@ PLAIN = {"none": "head A frozen alone", "before": "before task B"}
 BY_SIZE = {5, 13, 15, 17, 18, 23}  # runs of before stay at the sizes that no declared study has yet
 BESIDE = {  # what is tested beside the claims, by its name in the declarations
     "remedy": "A remedy keeps more of both tasks than head A frozen alone",
+    "kept": "A remedy keeps the first task where it was",
+    "over frozen": "A remedy keeps more of both tasks than a frozen backbone",
     "search": "Few labels: settings set on validation against a search on the labels themselves",
     "LoRA": "LoRA loses nothing",
     "SetFit": "SetFit is ahead",
