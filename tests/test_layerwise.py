@@ -156,6 +156,9 @@ def test_counts_in_notebook_4_follow_from_the_grids(monkeypatch):
     above = {metric: int((table.low > 0).sum()) for metric, table in cells.items()}
     below = {metric: int((table.high < 0).sum()) for metric, table in cells.items()}
     assert above["sentiment macro F1"] == 0
+    clear = cells["sentiment macro F1"].query("high < 0")
+    assert clear["base rate"].max() == 1e-4
+    assert f"all {len(clear)} are at base rates of 1e-4 or less" in notebook
     assert (
         f"Of the 40 cells {below['sentiment macro F1']} are clearly below decay 1 and none above"
         in notebook
