@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from mtst_utils.experiments import claims, plots
 from mtst_utils.experiments.corpora import DATA
+from mtst_utils.experiments.designs import RATED
 from mtst_utils.packaged_weights import DEFAULT
 
 FIGURE = DATA / "headlines.png"
@@ -31,7 +32,8 @@ def headlines() -> pd.DataFrame:
     † where a clear sign is one no longer under Holm's correction over the ledger).
     """
     ledger = claims.ledger()
-    ledger = ledger[ledger.backbone == DEFAULT].set_index(["number", "arm", "n"]).sort_index()
+    here = (ledger.backbone == DEFAULT) & (ledger.corpus == RATED)
+    ledger = ledger[here].set_index(["number", "arm", "n"]).sort_index()
     # A claim may have a second metric or rival: the ledger's first row is the claim's own.
     found = pd.DataFrame([ledger.loc[[place]].iloc[0] for place in ADVICE.values()])
     assert (found.unit == "points").all()
