@@ -399,6 +399,24 @@ def test_points_of_a_frontier_have_no_mean_and_a_curve_is_joined_in_its_order():
     assert joined[0].get_xdata().tolist() == runs[runs.series == first].x.tolist()
 
 
+def test_a_remedy_looks_the_same_beside_fewer_others():
+    runs = pd.DataFrame(
+        {"series": pd.Categorical(["c", "a"], ["a", "b", "c"]), "x": 1, "y": [2, 3]}
+    )
+    every = pd.DataFrame({"series": pd.Categorical(["c", "a", "b"]), "x": 1, "y": [2, 3, 4]})
+
+    def looks(rows):
+        lines = plots.frontier(rows, "T", "x", "y").lines
+        return {line.get_label(): (line.get_color(), line.get_marker()) for line in lines}
+
+    few, more = looks(runs), looks(every)
+    assert {"a", "c"} <= set(few)
+    assert "b" not in few
+    assert more["c"] == few["c"]
+    assert more["a"] == few["a"]
+    plt.close("all")
+
+
 def test_more_series_than_colors_are_all_on_the_frontier():
     many = pd.DataFrame({"series": list("abcdefghij"), "x": range(10), "y": range(10)})
     assert len(plots.frontier(many, "T", "x", "y").get_legend().get_texts()) == 10

@@ -699,13 +699,17 @@ def frontier(runs, title, xlabel, ylabel, ax=None, means=True, curves=()):
     dot a run, a large mark a series' mean. runs has a row a run and the columns series, x, y.
 
     means: without, a row is not a run but a point of its own; curves: series whose points are then
-    joined in their order.
+    joined in their order. Where series is categorical, each category has a look of its own, whether
+    others have rows or not.
     """
     ax = _axes(ax, 7.6, 4.4)
-    series = list(dict.fromkeys(runs["series"]))
+    named = runs["series"]
+    series = list(named.cat.categories if hasattr(named, "cat") else dict.fromkeys(named))
     looks = zip(series, [*COLORS[:6], GREY, COLORS[7]] * 2, "osD^vPX*<>hd", strict=False)
     for one, color, marker in looks:
         rows = runs[runs["series"] == one]
+        if rows.empty:
+            continue
         if not means:
             line = "-" if one in curves else ""
             ax.plot(rows["x"], rows["y"], marker + line, color=color, ms=6, label=one)
