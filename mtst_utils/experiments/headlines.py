@@ -19,7 +19,7 @@ ADVICE = {  # in plain words: the ledger's claim, arm and number of training sen
     "With 2,048 labels, train only a classifier": (13, "set probe", 2048),
     "One model for two tasks loses nothing\n(sentiment, 500 sentences)": (5, "joint", 500),
     "Unfreeze layer by layer\n(200 sentences)": (17, "gradual", 200),
-    "Unfreeze layer by layer\n(4,000 sentences)": (17, "gradual, decay 1, rate 0.0002", 4000),
+    "Unfreeze layer by layer\n(4,000 sentences)": (17, "gradual", 4000),
     "Give lower layers lower rates\n(decay .95, 200 sentences)": (23, "decay 0.95", 200),
     "A frozen head keeps its task\n(rate tuned for both tasks)": (15, "head A frozen alone", 500),
 }
