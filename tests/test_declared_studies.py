@@ -36,6 +36,8 @@ from mtst_utils.experiments import (
 from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS
 from mtst_utils.experiments.designs import TUNING_SEEDS, Arm, Comparison, Job, Outcome, Study
 
+TOPICS = "driverless cars", "airlines", "festival", "football", "Apple", "allergy medicine"
+
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
@@ -55,7 +57,7 @@ def tiny(monkeypatch, tmp_path):
         )
     corpus = pd.concat(frames, ignore_index=True)
     tweets = corpus.drop(columns=["rating", "domain"])
-    tweets["topic"] = rng.choice(list(corpora.COLLECTIONS["negative"]), len(tweets))
+    tweets["topic"] = rng.choice(TOPICS, len(tweets))
     for task in common.TASKS:
         corpus[task] = pd.Categorical(corpus[task], categories=common.labels_of(task))
 
@@ -674,7 +676,7 @@ def test_drift_is_from_the_pretrained_self(tiny):
 
 def test_a_run_on_the_second_corpus_sees_nothing_of_the_first(tiny):
     """Its sentences, its labels, its heads; what the tweets are about is their domain."""
-    topics = tuple(corpora.COLLECTIONS["negative"])
+    topics = TOPICS
     job = Job(DEFAULT, 20, 0, {"layers": "last", "C": 0.01}, corpus="crowd tweets")
     for rows in (common.training_rows(job), common.asked_rows(job)):
         assert tuple(rows.domain.cat.categories) == topics
@@ -690,6 +692,18 @@ def test_a_run_on_the_second_corpus_sees_nothing_of_the_first(tiny):
         (found.predictions["domain"] == truth).mean()
     )
     assert found.predictions["domain"].max() > len(DOMAINS) - 1
+
+
+def test_every_label_of_both_corpora_is_known():
+    for corpus, load in (
+        ("rated sentences", mtst.load_rated_sentences),
+        ("crowd tweets", mtst.load_crowd_tweets),
+    ):
+        rows = common.split("train", corpus)
+        assert len(rows) == (load().split == "train").sum()
+        for task in common.TASKS:
+            assert rows[task].notna().all()
+            assert set(rows[task]) == set(common.labels_of(task, corpus))
 
 
 def test_a_study_on_another_corpus_is_the_same_but_for_its_arms_and_sizes():

@@ -29,7 +29,7 @@ from mtst_utils.experiments.corpora import COLLECTIONS, DOMAINS, SENTIMENTS
 from mtst_utils.experiments.designs import RATED, TWEETS, Job
 
 TASKS = ("sentiment", "domain")
-DOMAINS_OF = {RATED: tuple(DOMAINS), TWEETS: tuple(COLLECTIONS["negative"])}
+DOMAINS_OF = {RATED: tuple(DOMAINS), TWEETS: tuple(COLLECTIONS["negative"].values())}
 VALID = 1000  # validation sentences that tuning looks at: the same ones for every arm
 CURVE = 200  # test sentences that a curve over training looks at; nothing is chosen by them
 FRACTIONS = (0.25, 0.5, 0.75, 1)  # of all steps: where a curve has its points
