@@ -145,15 +145,17 @@ def test_the_ledger_is_shown():
 def test_headlines_are_rows_of_the_ledger():
     shown = headlines.headlines()
     assert list(shown.index) == list(headlines.ADVICE)
-    for (number, arm, n), row in zip(headlines.ADVICE.values(), shown.itertuples(), strict=True):
-        same = LEDGER[(LEDGER.number == number) & (LEDGER.arm == arm) & (LEDGER.n == n)].iloc[0]
+    for place, row in zip(headlines.ADVICE.values(), shown.itertuples(), strict=True):
+        number, arm, n, corpus = (*place, "rated sentences")[:4]
+        same = LEDGER[(LEDGER.number == number) & (LEDGER.arm == arm) & (LEDGER.n == n)]
+        same = same[(same.corpus == corpus) & (same.backbone == DEFAULT)].iloc[0]
         assert (row.effect, row.low, row.high) == (same.effect, same.low, same.high)
         assert row.verdict == same.row_verdict
         assert ("°" in row.mark) == (same.tuned == "no")
         assert ("†" in row.mark) == (str(same.survives) == "False")
         tuned = LEDGER[(LEDGER.number == number) & (LEDGER.tuned == "yes") & (LEDGER.n == n)]
         assert not ("°" in row.mark and len(tuned))  # the fair comparison is the one that is drawn
-        drawn = [places[1:] for places in headlines.ADVICE.values() if places[0] == number]
+        drawn = [places[1:3] for places in headlines.ADVICE.values() if places[0] == number]
         fair = LEDGER[(LEDGER.number == number) & (LEDGER.tuned == "yes")]
         if len(fair):
             assert set(drawn) & set(zip(fair.arm, fair.n, strict=True))

@@ -9,14 +9,20 @@ from matplotlib.axes import Axes
 
 from mtst_utils.experiments import claims, plots
 from mtst_utils.experiments.corpora import DATA
-from mtst_utils.experiments.designs import RATED
+from mtst_utils.experiments.designs import RATED, TWEETS
 from mtst_utils.packaged_weights import DEFAULT
 
 FIGURE = DATA / "headlines.png"
-ADVICE = {  # in plain words: the ledger's claim, arm and number of training sentences
+# In plain words: the claim, arm, number of training sentences, and corpus (if not the first).
+ADVICE = {
     "Average the tokens, do not take [CLS]\n(frozen encoder)": (3, "mean", 4000),
-    "With 128 labels, train only a classifier": (13, "set probe", 128),
-    "With 2,048 labels, train only a classifier": (13, "set probe", 2048),
+    "With 128 labels, train only a classifier\n(reviews, news, tweets)": (13, "set probe", 128),
+    "With 128 labels, train only a classifier\n(another corpus: tweets)": (
+        13,
+        "set probe",
+        128,
+        TWEETS,
+    ),
     "One model for two tasks loses nothing\n(sentiment, 500 sentences)": (5, "joint", 500),
     "Unfreeze layer by layer\n(200 sentences)": (17, "gradual", 200),
     "Unfreeze layer by layer\n(4,000 sentences)": (17, "gradual", 4000),
@@ -32,10 +38,10 @@ def headlines() -> pd.DataFrame:
     † where a clear sign is one no longer under Holm's correction over the ledger).
     """
     ledger = claims.ledger()
-    here = (ledger.backbone == DEFAULT) & (ledger.corpus == RATED)
-    ledger = ledger[here].set_index(["number", "arm", "n"]).sort_index()
+    ledger = ledger[ledger.backbone == DEFAULT].set_index(["number", "arm", "n", "corpus"])
+    places = [place if len(place) == 4 else (*place, RATED) for place in ADVICE.values()]
     # A claim may have a second metric or rival: the ledger's first row is the claim's own.
-    found = pd.DataFrame([ledger.loc[[place]].iloc[0] for place in ADVICE.values()])
+    found = pd.DataFrame([ledger.loc[[place]].iloc[0] for place in places])
     assert (found.unit == "points").all()
     marks = found.tuned.map({"yes": "", "no": " °"})
     marks += found.survives.map(lambda holds: " †" if str(holds) == "False" else "")
