@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Annotation
 from PIL import Image
 
 from mtst_utils.experiments import plots
@@ -43,6 +44,7 @@ SIZES = pd.DataFrame(
         {"n": 5, "name": "t", "effect": 1, "low": 0.5, "high": 2, "seeds": []},
     ]
 ).assign(margin=1, verdict=["cannot tell", "holds"])
+ALONG = SIZES.assign(x=[16, 32], series=pd.Categorical(["s", "t"], ["r", "s", "t"]), margin=[2, 1])
 CURVES = pd.DataFrame(
     {"x": [16, 16, 32, 32], "series": ["a", "a", "a", "b"], "value": [40.0, 50.0, 60.0, 70.0]}
 )
@@ -87,6 +89,12 @@ DRAWN = {
     "frontier": (CURVES.assign(y=CURVES.value), "T", "x", "y"),
     "unfreezing": (pd.DataFrame({"heads": [1e-3, 5e-4, 0.0], "block 0": [0, 1e-4, 5e-5]}), "T"),
     "distillation": ("T",),
+    "directions": (
+        {"c": {"a": (1, 0), "b": (0, 1), "l": (1, 1)}, "d": {"a": (-1, 0)}},
+        "T",
+        ("l",),
+    ),
+    "low_rank": (6, 2, "T"),
     "guide": ({"Which?": [("this", "do it", "train"), ("that", "do not", "freeze")]}, "T"),
     "bands": (
         pd.DataFrame({"x": [1, 2], "series": "a", "value": [1, 2], "low": [0, 1], "high": [2, 3]}),
@@ -101,6 +109,7 @@ DRAWN = {
         "y",
     ),
     "effects_by_size": (SIZES, {5: "five", 9: "nine"}, "T", "y"),
+    "effects_along": (ALONG, "T", "x", "y"),
     "rule_and_measured": (
         pd.DataFrame({"decay 0.5": [0.5, 1]}, index=["embeddings", "block 0"]),
         {"decay 0.5": [[0.4, 0.6], [1.0, 1.1]]},
@@ -204,6 +213,29 @@ def test_heatmap_writes_its_values_or_the_texts_given():
     axes = plots.heatmap(table, "T", "x", "label", 1, texts=table.map(lambda v: f"{v}*"))
     assert axes.texts[0].get_text() == "0.1*"
     assert axes.images[0].get_clim() == (-1, 1)
+
+
+def test_arrows_point_where_they_are_said_to():
+    axes = plots.directions(*DRAWN["directions"])
+    arrows = [t for t in axes.texts if isinstance(t, Annotation)]
+    ends = [np.subtract(arrow.xy, arrow.get_position()).tolist() for arrow in arrows]
+    assert ends == [[1, 0], [0, 1], [-1, 0]]
+    (line,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert np.allclose(np.ptp(line.get_xdata()), np.ptp(line.get_ydata()))  # along (1, 1)
+
+
+def test_intervals_along_sizes_stand_at_their_own_margin_and_keep_their_looks():
+    axes = plots.effects_along(*DRAWN["effects_along"])
+    bands = [part.get_paths()[0].get_extents() for part in axes.collections[-2:]]
+    assert [(band.y0, band.y1) for band in bands] == [(-2, 2), (-1, 1)]
+    assert [bar[0].get_color() for bar in axes.containers] == plots.COLORS[:3]  # the first is empty
+    assert [list(bar[0].get_ydata()) for bar in axes.containers] == [[], [-1], [1]]
+
+
+def test_low_rank_counts_what_learns():
+    said = " ".join(t.get_text() for t in plots.low_rank(*DRAWN["low_rank"]).texts)
+    assert "36 numbers" in said
+    assert "learn: 24 numbers" in said
 
 
 SENTENCES = {

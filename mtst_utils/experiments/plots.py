@@ -253,11 +253,11 @@ def group_means(similarities, groups, title, ax=None):
 
 
 def dumbbells(table, title, xlabel, ax=None):
-    """Two values a row, joined by a line: the index names the rows, the two columns the values."""
+    """Two or three values a row, joined by a line: the index names the rows, the columns them."""
     ax = _axes(ax, _width(table.index), 0.36 * len(table) + 1.3)
     position = np.arange(len(table))[::-1]
     ax.hlines(position, table.min(axis=1), table.max(axis=1), color=GREY, linewidth=1.5, zorder=1)
-    for name, color, marker in zip(table, COLORS, "os", strict=False):
+    for name, color, marker in zip(table, COLORS, "osD", strict=False):
         ax.scatter(table[name], position, color=color, marker=marker, s=64, label=name)
     ax.set(title=title, xlabel=xlabel, yticks=position, xlim=(0, 1))
     ax.set_yticklabels(table.index)
@@ -760,6 +760,68 @@ def distillation(title, ax=None):
     return _diagram(boxes, arrows, title, ax)
 
 
+def directions(cases, title, through=(), ax=None):
+    """Arrows from one point in a plane, the cases side by side. cases: {case: {name: (x, y)}}; the
+    names in through are dashed lines that go on to both sides, since their sign does not matter.
+    """
+    ends = [end for arrows in cases.values() for n, end in arrows.items() if n not in through]
+    low, high = np.min([(-0.3, -0.3), *ends], axis=0), np.max(ends, axis=0)
+    wide, tall = high - low + 0.5
+    ax = _axes(ax, 2.3 * wide * len(cases) / 1.6, 2.3 * tall / 1.6 + 1.1)
+    for column, (case, arrows) in enumerate(cases.items()):
+        start = np.array([wide * column - low[0], 0])
+        for i, (name, end) in enumerate(arrows.items()):
+            label = name if column == 0 else None
+            if name in through:
+                line = start + np.outer((-0.35, 1.15), end) / np.linalg.norm(end)
+                ax.plot(*line.T, "--", color="black", lw=2, label=label, zorder=0)
+                continue
+            ax.plot([], [], color=COLORS[i], lw=3, label=label)
+            style = {"arrowstyle": "-|>", "color": COLORS[i], "lw": 2.5, "mutation_scale": 18}
+            ax.annotate("", start + end, start, arrowprops=style | {"shrinkA": 0, "shrinkB": 0})
+        ax.plot(*start, "ko", ms=5)
+        ax.text(wide * column + (high - low)[0] / 2, high[1] + 0.25, case, ha="center")
+    right = wide * len(cases) - 0.5
+    ax.set(title=title, xlim=(-0.3, right + 0.3), ylim=(low[1] - 0.2, high[1] + 0.45))
+    ax.set_aspect("equal")
+    ax.axis("off")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4)
+    return ax
+
+
+def low_rank(size, rank, title, ax=None):
+    """LoRA beside one matrix of size x size, as a picture: the matrix is frozen, and to what it
+    gives is added what goes through two thin ones, whose inner side is the rank.
+    """
+    side, thin, parameters = 2.4, 0.35, 2 * size * rank
+    ax = _axes(ax, 8.6, 4.4)
+    frozen = {"facecolor": "white", "edgecolor": GREY, "hatch": "////", "linewidth": 0.8}
+    learns = {"facecolor": COLORS[1], "edgecolor": GREY, "linewidth": 0.8}
+    ax.add_patch(plt.Rectangle((0.4, 0.9), side, side, **frozen))
+    ax.add_patch(plt.Rectangle((4.7, 0.9), side, thin, **learns))  # rank x size
+    ax.add_patch(plt.Rectangle((4.7 + (side - thin) / 2, 1.6), thin, 1.7, **learns))  # size x rank
+
+    def say(x, y, text, **how):
+        style = {"ha": "center", "va": "center", "fontsize": 10, "backgroundcolor": "white"}
+        ax.text(x, y, text, **style | how)
+
+    say(0.4 + side / 2, 2.1, f"W, frozen\n{size} × {size}\n{size**2:,} numbers")
+    right = {"ha": "left", "backgroundcolor": "none"}
+    say(4.7 + side + 0.15, 0.9 + thin / 2, f"A, {rank} × {size}: starts at random", **right)
+    say(6.25, 2.45, f"B, {size} × {rank}: starts at zero", **right)
+    say(6.25, 2.05, f"A and B learn: {parameters:,} numbers", **right)
+    say(3.75, 0.15, f"the input, {size} numbers", backgroundcolor="#CFE3F1")
+    say(3.75, 4.15, "W x + 2 B A x", backgroundcolor="#CFE3F1")
+    style = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.3}
+    ends = [((3.4, 0.35), (1.6, 0.85)), ((4.1, 0.35), (5.9, 0.85)), ((5.9, 1.27), (5.9, 1.58))]
+    ends += [((1.6, 3.35), (3.4, 3.95)), ((5.9, 3.35), (4.1, 3.95))]
+    for start, end in ends:
+        ax.annotate("", end, start, arrowprops=style)
+    ax.set(title=title, xlim=(0, 10.2), ylim=(-0.15, 4.45))
+    ax.axis("off")
+    return ax
+
+
 def _diagram(boxes, arrows, title, ax=None):
     """Boxes and arrows, for a picture of an architecture.
 
@@ -895,6 +957,30 @@ def effects_by_size(table, sizes, title, ylabel, ax=None):
     ax.set(title=title, ylabel=ylabel, xlabel="training sentences", xlim=(-0.5, len(sizes) - 0.5))
     ax.margins(y=0.32)  # the legend is above all dots
     ax.set_xticks(range(len(sizes)), sizes.values())
+    return ax
+
+
+def effects_along(table, title, xlabel, ylabel, ax=None):
+    """Differences to one rival over a number that doubles, each with its interval; the band is the
+    margin. table: a row a comparison, with the columns x, series, effect, low, high, margin; series
+    is categorical, and each category keeps its look, whether it has rows or not.
+    """
+    ax = _axes(ax, 6.4, 4.4)
+    series, ticks = list(table["series"].cat.categories), sorted(table["x"].unique())
+    for i, (one, color, marker) in enumerate(zip(series, COLORS, "osD^vPX*", strict=False)):
+        rows = table[table["series"] == one].sort_values("x")
+        beside = rows["x"] * 1.09 ** (i - (len(series) - 1) / 2)  # no interval hides another
+        errors = [rows["effect"] - rows["low"], rows["high"] - rows["effect"]]
+        bar = {"fmt": marker + "-", "color": color, "ms": 8, "mec": "white", "elinewidth": 2}
+        ax.errorbar(beside, rows["effect"], yerr=errors, **bar | {"lw": 1, "capsize": 3})
+    margins = table.groupby("x")["margin"].max()
+    edges = [ticks[0] / 1.6, *np.sqrt(np.multiply(ticks[1:], ticks[:-1])), ticks[-1] * 1.6]
+    for left, right, margin in zip(edges[:-1], edges[1:], margins, strict=True):
+        ax.fill_between([left, right], -margin, margin, color=GREY, alpha=0.18, lw=0, zorder=0)
+    ax.axhline(0, color="black", linewidth=1)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale="log", xlim=(edges[0], edges[-1]))
+    ax.set_xticks(ticks, [f"{x:,}" for x in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
     return ax
 
 
