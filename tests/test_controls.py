@@ -61,6 +61,21 @@ def test_letters_behind_asterisks(text):
     assert notebook.presentable(pd.DataFrame({"text": [text]})).empty
 
 
+@pytest.mark.parametrize(
+    ("text", "stays"),
+    [
+        ("Brady is a liar #DeflateGate", False),
+        ("@united your pilot was an idiot", False),
+        ("Everyone knows that John Smith cheated.", False),
+        ("a stupid plot, and a pathetic ending", True),
+        ("@united three hours on hold", True),
+        ("Stupid me. I forgot the charger.", True),
+    ],
+)
+def test_nobody_who_is_named_is_abused(text, stays):
+    assert len(notebook.presentable(pd.DataFrame({"text": [text]}))) == stays
+
+
 def test_harmless_words_stay():
     text = (
         "The classic assembly passed on Saturday: a sturdy glass, a shaggy cocktail, "
