@@ -376,6 +376,9 @@ def test_the_probe_finds_the_layer_that_knows(tiny, monkeypatch):
         layers, _ = few_labels.search(x, frame, "sentiment", {"layers": "one", "chosen by": by}, 0)
         assert layers == (1,)
     assert few_labels.candidates(3, "any") == [(0,), (1,), (2,), (0, 1), (1, 2), (1, 2)]
+    assert few_labels.candidates(7, "two") == [(4, 6)] == [few_labels.probed_layers(7, "two")]
+    assert few_labels.candidates(3, "one or two") == [(0,), (1,), (2,), (1, 2)]
+    assert few_labels.candidates(7, "any or two")[:-1] == few_labels.candidates(7, "any")
 
 
 def test_rate_matched_means_that_the_mean_rate_is_the_same(tiny):

@@ -222,15 +222,26 @@ def quality(truth: np.ndarray, probability: np.ndarray, by: str) -> float:
 
 
 def candidates(layers: int, space: str) -> list[tuple[int, ...]]:
-    """The layers a search may use: the last alone, any one, or besides any two neighbours and the
-    upper half, side by side.
+    """The layers a search may use. "last": that alone; "one": any one; "any": besides any two
+    neighbours and the upper half, side by side; "two": the set probe's pair; "one or two" and "any
+    or two": the pair besides.
     """
-    if space == "last":
-        return [(layers - 1,)]
+    if space in ("last", "two"):
+        return [probed_layers(layers, space)]
+    if space.endswith(" or two"):
+        return [*candidates(layers, space.removesuffix(" or two")), probed_layers(layers, "two")]
     single = [(i,) for i in range(layers)]
     if space == "one":
         return single
     return [*single, *itertools.pairwise(range(layers)), tuple(range(layers // 2, layers))]
+
+
+def probed_layers(layers: int, which: str) -> tuple[int, ...]:
+    """The layers that a set probe reads: the "last" of so many, or "two", it and the one at two
+    thirds of the depth.
+    """
+    last = layers - 1
+    return {"last": (last,), "two": (2 * last // 3, last)}[which]
 
 
 def search(
@@ -272,14 +283,6 @@ def probe(job: Job) -> Outcome:
     return Outcome(scores(guess, asked) | headline(own, frame, "training "), guess, details)
 
 
-def probed_layers(x: np.ndarray, which: str) -> tuple[int, ...]:
-    """The layers of `features` that a set probe reads: the "last", or "two", it and the one at two
-    thirds of the depth.
-    """
-    last = x.shape[1] - 1
-    return {"last": (last,), "two": (2 * last // 3, last)}[which]
-
-
 def set_probe(job: Job) -> Outcome:
     """Logistic regression on frozen features with layers and C from the settings, for both tasks:
     chosen beforehand on validation sentences, as the other arms' rates are.
@@ -287,7 +290,7 @@ def set_probe(job: Job) -> Outcome:
     frame, asked = common.training_rows(job), common.asked_rows(job)
     x = features(job.backbone, frame)
     x_asked = asked_features(job.backbone, job.phase, job.corpus)
-    layers = probed_layers(x, job.settings["layers"])
+    layers = probed_layers(x.shape[1], job.settings["layers"])
     guess, own = {}, {}
     for task in TASKS:
         fitted = logistic(job.settings["C"]).fit(joined(x, layers), codes(frame[task]))
@@ -383,6 +386,13 @@ FEW_LABELS = Study(
             "at two thirds of the depth. Asked for by a reviewer of the other arms' results",
             later=True,
         ),
+        "wide probe": Arm(
+            probe,
+            {"layers": ("two", "one or two", "any or two"), "chosen by": ("macro F1", "log loss")},
+            "the tuned probe with the set probe's two layers among what it chooses from: is it the "
+            "search that costs, or the pair that it lacked?",
+            later=True,
+        ),
         "full": Arm(
             full,
             {"lr": (1e-4, 2e-4, 4e-4)} | _NETWORK,
@@ -411,6 +421,8 @@ FEW_LABELS = Study(
         Comparison("13", "set probe", "full", "no loss"),
         Comparison("13", "set probe", "full", "no loss", "domain accuracy"),
         Comparison("search", "set probe", "tuned probe", "gain"),
+        Comparison("search", "set probe", "wide probe", "gain"),
+        Comparison("search", "wide probe", "tuned probe", "gain"),
         Comparison("LoRA", "LoRA", "full", "no loss"),
         Comparison("SetFit", "SetFit", "full", "practical gain"),
         Comparison("SetFit", "SetFit", "tuned probe", "practical gain"),

@@ -278,7 +278,7 @@ def frozen(job: Job, source: str | None = None) -> Outcome:
     """
     model, frame, asked = after_first(job), second_rows(job, source), common.asked_rows(job)
     x, x_asked = (features(job.backbone, rows, model.encoder) for rows in (frame, asked))
-    layers = probed_layers(x, job.settings["layers"])
+    layers = probed_layers(x.shape[1], job.settings["layers"])
     fitted = logistic(job.settings["C"]).fit(joined(x, layers), codes(frame.sentiment))
     guess = {"sentiment": fitted.predict(joined(x_asked, layers))}
     guess["domain"] = common.predicted(model, asked)["domain"]
