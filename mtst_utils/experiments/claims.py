@@ -378,7 +378,7 @@ BESIDE = {  # what is tested beside the claims, by its name in the declarations
     "remedy": "A remedy keeps more of both tasks than head A frozen alone",
     "kept": "A remedy keeps the first task where it was",
     "over frozen": "A remedy keeps more of both tasks than a frozen backbone",
-    "search": "Few labels: settings set on validation against a search on the labels themselves",
+    "search": "Few labels: what a probe's settings should be set on, or searched among",
     "LoRA": "LoRA loses nothing",
     "SetFit": "SetFit is ahead",
     "top blocks": "Training the upper half of the blocks loses nothing",
