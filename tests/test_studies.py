@@ -379,6 +379,16 @@ def test_a_commit_of_digits_is_no_number(tmp_path, monkeypatch, commit):
     assert results.load("toy").commit.tolist() == [commit]
 
 
+def test_every_notebook_of_today_was_used_in_a_real_jupyterlab():
+    record = pd.read_csv(results.RESULTS / "lab.csv").set_index("notebook")
+    for path in NOTEBOOKS.glob("0*.ipynb"):
+        cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+        row, source = record.loc[path.stem], "".join("".join(cell["source"]) for cell in cells)
+        assert row["code cells"] == len(cells)
+        assert (row["texts typed"] + row["slider ends"] > 0) == ("control(" in source)
+    assert set(record.index) == {path.stem for path in NOTEBOOKS.glob("0*.ipynb")}
+
+
 def test_readme_and_the_five_settings_of_the_notebook_tests():
     cells, settings = (
         int(re.search(r"all (\d+) cells pass", README)[1]),

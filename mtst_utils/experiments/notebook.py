@@ -29,7 +29,7 @@ UNFIT = re.compile(_UNFIT + r"|\b[a-z]+\*+[a-z*&]", re.IGNORECASE)
 # What is said of a person, beside a user name, a hashtag or a name: abuse of somebody who can be
 # found. Said of a film it stays.
 _INSULT = (
-    r"\b(?i:cheat(?:s|er|ers|ed|ing)?|clowns?|cowards?|crooks?|crybab(?:y|ies)|disgrac\w*|disgust\w*"
+    r"\b(?i:bull(?:y|ies)|cheat(?:s|er|ers|ed|ing)?|clowns?|cowards?|crooks?|crybab(?:y|ies)|disgrac\w*|disgust\w*"
     r"|dumb\w*|fat|fools?|frauds?|garbage|hate[ds]?|hypocrit\w*|idiot\w*|imbecile\w*|incompeten\w*"
     r"|jerks?|liars?|lie[ds]|losers?|lying|moron\w*|pathetic|pigs?|psycho\w*|punks?|scum\w*|stupid\w*"
     r"|thugs?|trash\w*|ugly|whin(?:e|er|ers|ing|y))\b"
