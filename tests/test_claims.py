@@ -142,6 +142,15 @@ def test_the_ledger_is_shown():
             assert drawn.width <= (900 if "head" in image else 1500)  # README: legible at 900
 
 
+@pytest.mark.parametrize("table", [LEDGER, BESIDE], ids=["ledger", "beside"])
+def test_a_claims_own_line_has_the_first_corpus_verdict(table):
+    lines = claims.markdown(table).splitlines()
+    for claim, rows in table.groupby("claim"):
+        first = rows[(rows.corpus == "rated sentences") & (rows.backbone == DEFAULT)]
+        (own,) = [line for line in lines if f"**{claim}**" in line]
+        assert f"**{first.verdict.iloc[0]}**" in own
+
+
 def test_headlines_are_rows_of_the_ledger():
     shown = headlines.headlines()
     assert list(dict.fromkeys(shown.advice)) == list(headlines.ADVICE)

@@ -419,8 +419,9 @@ def beside() -> pd.DataFrame:
     LoRA, SetFit and others; claim says which.
     """
     table, order = family().query("number == 0"), list(BESIDE.values())
-    table = table.assign(place=table.claim.map(order.index))
-    return table.sort_values(["place", "n", "corpus"], kind="stable", ignore_index=True)
+    # The first corpus first: a claim's own line has its verdict.
+    table = table.assign(place=table.claim.map(order.index), elsewhere=table.corpus != RATED)
+    return table.sort_values(["place", "elsewhere", "n"], kind="stable", ignore_index=True)
 
 
 def family() -> pd.DataFrame:
