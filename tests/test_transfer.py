@@ -3,6 +3,7 @@ called.
 """
 
 import functools
+import weakref
 
 import conftest
 import numpy as np
@@ -224,3 +225,17 @@ def test_what_is_kept_for_the_way_back_follows_what_learns(tiny):
     assert 0 < sizes[0] < sizes[1] < sizes[2]  # of the frozen backbone the heads keep its output
     freezing.freeze(model)
     assert transfer.kept_for_backward(model, *transfer.batch(model, frame)) == 0
+
+
+def test_measuring_what_is_kept_gives_the_memory_back():
+    results = []
+
+    class Softmax(torch.nn.Linear):
+        def forward(self, x, labels):
+            result = super().forward(x).softmax(-1)  # whose step keeps its own result
+            results.append(weakref.ref(result))
+            return result.sum()
+
+    x = torch.randn(256, 256)
+    assert transfer.kept_for_backward(Softmax(256, 256), [x], None) == pytest.approx(0.5)
+    assert results[0]() is None

@@ -76,15 +76,17 @@ def batch(model, rows):
 
 def kept_for_backward(model, inputs, labels):
     """MiB that one step keeps between forward and backward; the weights do not count."""
-    weights, found = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
+    weights, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
 
     def note(tensor):
-        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage  # held: no address is used twice
+        # Nothing is handed back, as no way back follows. The tensor itself would, where a step
+        # keeps its own result (softmax), close a circle that is never freed.
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda nothing: nothing):
         model.train()(*inputs, labels=labels)
-    return sum(size for place, size in found.items() if place not in weights) / 2**20
+    return sum(storage.nbytes() for place, storage in kept.items() if place not in weights) / 2**20
 
 
 def layer_states(model, sentences):
