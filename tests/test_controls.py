@@ -113,6 +113,9 @@ def test_text_is_on_the_left_of_its_column():
     assert left == {"", "claim", "holds", "–", "A", "the other"}
     several = frame.T.set_axis(pd.MultiIndex.from_product([["both"], ["x", "y"]]), axis=1)
     assert "text-align: left" in notebook.aligned(several._repr_html_())
+    page = BeautifulSoup(notebook.aligned(several.T._repr_html_()), "html.parser")
+    assert page.find("th", rowspan=True)["style"].endswith("vertical-align: top")
+    assert page.style is None
     assert notebook.aligned(pd.DataFrame()._repr_html_())  # nothing in it
 
 

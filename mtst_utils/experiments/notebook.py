@@ -71,11 +71,14 @@ def text_to_the_left() -> None:
 
 def aligned(html: str) -> str:
     """A table that pandas wrote as HTML, with the names of its rows, and its columns of text, on
-    the left.
+    the left; a name of several rows at their top. Without pandas' own style sheet: hosting pages
+    leave it out.
     """
     from bs4 import BeautifulSoup
 
     page = BeautifulSoup(html, "html.parser")
+    if page.style:
+        page.style.decompose()
     body, words = page.tbody, re.compile(r"[^\W\d_]{2}")
     rows = [row("td") for row in body("tr")]
     width = max(map(len, rows), default=0)
@@ -86,6 +89,8 @@ def aligned(html: str) -> str:
             moved += [head for i, head in enumerate(heads) if i < names or i - names in text]
     for cell in moved:
         cell["style"] = "text-align: left"
+        if cell.has_attr("rowspan"):
+            cell["style"] += "; vertical-align: top"
     return str(page)
 
 
