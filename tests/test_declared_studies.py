@@ -391,6 +391,17 @@ def test_rate_matched_means_that_the_mean_rate_is_the_same(tiny):
         assert (rates.max() / rates.min() == pytest.approx(decay**-3)) or decay == 1
 
 
+def test_the_other_order_has_the_same_steps_and_rates(tiny):
+    model = common.new_model(None)
+    usual, turned = (
+        order(0.2, 0.6, decay=1.0).schedule(model, 100)
+        for order in (mtst.GradualUnfreezing, bake_off.BottomUp)
+    )
+    assert turned.step.tolist() == usual.step.tolist()[::-1]
+    assert turned[["layer", "lr"]].equals(usual[["layer", "lr"]])
+    assert dict(zip(turned.layer, turned.step, strict=True))["embeddings"] == 20
+
+
 def test_converged_heads_say_what_the_probe_says(tiny, float32, monkeypatch):
     monkeypatch.setattr(few_labels, "STRENGTHS", (0.01,))
     job = Job(DEFAULT, 80, 0, {})

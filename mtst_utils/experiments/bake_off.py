@@ -1,9 +1,11 @@
-"""Ten ways of carrying a pretrained encoder over to two tasks, each tuned alone, on 4,000 and on
+"""Twelve ways of carrying a pretrained encoder over to two tasks, each tuned alone, on 4,000 and on
 200 sentences.
 
 Claims 17, 18, 23 to 26; drift beside claim 19. Taught in notebooks 03 and 04; method in
 data/METHOD.md.
 """
+
+from functools import partial
 
 import numpy as np
 import torch
@@ -111,10 +113,18 @@ def decayed(decay: float):
     return run
 
 
-def gradual(job: Job) -> Outcome:
-    """Heads first, then the layers from the top down."""
+class BottomUp(GradualUnfreezing):
+    """The same steps in the other order: the embeddings join first, the top block last."""
+
+    def schedule(self, model, total_steps):
+        table = super().schedule(model, total_steps)
+        return table.assign(step=table.step.to_numpy()[::-1])
+
+
+def gradual(job: Job, order=GradualUnfreezing, start: float = 0.2, end: float = 0.6) -> Outcome:
+    """Heads first, then the layers one by one, from the top down unless order says otherwise."""
     model, own = common.model_of(job), job.settings
-    unfreezing = GradualUnfreezing(0.2, 0.6, own["lr"], decay=1.0)
+    unfreezing = order(start, end, own["lr"], decay=1.0)
     return learn(job, model, optimizer_of(model, own["lr"], own["head_lr"]), [unfreezing])
 
 
@@ -182,6 +192,19 @@ BAKE_OFF = Study(
             _TWO,
             "heads, then layers from the top; the embeddings join after 0.6 of training",
         ),
+        # Asked when gradual's two points were known: is it the order, or that layers start late?
+        "bottom up": Arm(
+            partial(gradual, order=BottomUp),
+            _TWO,
+            "gradual's steps the other way round: embeddings after 0.2 of training, the top last",
+            sizes=(200,),
+        ),
+        "late": Arm(
+            partial(gradual, start=0.4, end=0.4),
+            _TWO,
+            "heads, then all layers at once after 0.4 of training, which is gradual's mean",
+            sizes=(200,),
+        ),
         "LP-FT": Arm(
             probe_first,
             {"lr": (1e-4, 2e-4, 4e-4), "head_lr": (1e-4, 1e-3)},
@@ -204,6 +227,9 @@ BAKE_OFF = Study(
     comparisons=(
         Comparison("17", "gradual", "two rates", "gain", source="Howard & Ruder 2018"),
         Comparison("17", "LP-FT", "two rates", "gain", source="Kumar et al. 2022"),
+        Comparison("order", "gradual", "bottom up", "gain", source="this series"),
+        Comparison("order", "gradual", "late", "gain", source="this series"),
+        Comparison("late", "late", "two rates", "gain", source="this series"),
         Comparison("18", "two rates", "one rate", "gain", source="the reference text"),
         Comparison("drift", "gradual", "two rates", "gain", "kept", "the reference text"),
         Comparison("23", "decay 0.95", "two rates", "gain", source="the reference text"),

@@ -383,6 +383,8 @@ BESIDE = {  # what is tested beside the claims, by its name in the declarations
     "SetFit": "SetFit is ahead",
     "top blocks": "Training the upper half of the blocks loses nothing",
     "probe": "Gradual unfreezing is ahead of a probe",
+    "order": "Gradual unfreezing is ahead of other orders of the same steps",
+    "late": "Heads first, then everything at once, is ahead of everything from the start",
     "drift": "Gradual unfreezing stays nearer to the pretrained encoder",
     "head A's cost": "A frozen head costs nothing",
 }
