@@ -780,10 +780,10 @@ def test_labels_of_the_tasks_that_sentiment_shares_with():
     rows = common.split("train")
     assert tasks.labels(rows, "domain").tolist() == rows.domain.tolist()
     assert set(tasks.labels(rows, "rating")) == set(corpora.RATING_STEPS)
-    words = rows.text.str.split().str.len().groupby(tasks.labels(rows, "length"))
-    assert words.max()["short"] < words.min()["middling"] <= words.max()["middling"]
-    assert words.max()["middling"] < words.min()["long"]
-    assert words.size().between(0.25 * len(rows), 0.4 * len(rows)).all()
+    commas = tasks.labels(rows, "comma")
+    assert set(rows.text[commas == "some"].str.count(",") > 0) == {True}
+    assert not rows.text[commas == "none"].str.contains(",").any()
+    assert pd.Series(commas).value_counts(normalize=True).between(0.3, 0.7).all()
     lots = tasks.labels(rows, "lot")  # of what is a sentence's own they tell nothing
     assert lots.tolist() == tasks.labels(rows[::-1], "lot")[::-1].tolist()
     for task in ("sentiment", "domain"):

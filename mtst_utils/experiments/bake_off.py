@@ -198,12 +198,14 @@ BAKE_OFF = Study(
             _TWO,
             "gradual's steps the other way round: embeddings after 0.2 of training, the top last",
             sizes=(200,),
+            later=True,
         ),
         "late": Arm(
             partial(gradual, start=0.4, end=0.4),
             _TWO,
             "heads, then all layers at once after 0.4 of training, which is gradual's mean",
             sizes=(200,),
+            later=True,
         ),
         "LP-FT": Arm(
             probe_first,
@@ -228,8 +230,10 @@ BAKE_OFF = Study(
         Comparison("17", "gradual", "two rates", "gain", source="Howard & Ruder 2018"),
         Comparison("17", "LP-FT", "two rates", "gain", source="Kumar et al. 2022"),
         Comparison("order", "gradual", "bottom up", "gain", source="this series"),
-        Comparison("order", "gradual", "late", "gain", source="this series"),
+        Comparison("one by one", "gradual", "late", "gain", source="this series"),
         Comparison("late", "late", "two rates", "gain", source="this series"),
+        # Over training gradual's layers learn about as under a fixed decay of 0.77.
+        Comparison("profile", "gradual", "decay 0.8", "gain", source="this series"),
         Comparison("18", "two rates", "one rate", "gain", source="the reference text"),
         Comparison("drift", "gradual", "two rates", "gain", "kept", "the reference text"),
         Comparison("23", "decay 0.95", "two rates", "gain", source="the reference text"),

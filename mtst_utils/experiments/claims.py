@@ -373,7 +373,17 @@ EARLIER = [
 ]
 # Arms whose names say little beside others' than their study's.
 PLAIN = {"none": "head A frozen alone", "before": "before task B"}
-BY_SIZE = {5, 13, 15, 17, 18, 23}  # runs of before stay at the sizes that no declared study has yet
+BY_SIZE = {
+    1,
+    3,
+    5,
+    13,
+    15,
+    17,
+    18,
+    20,
+    23,
+}  # runs of before stay at the sizes that no declared study has yet
 BESIDE = {  # what is tested beside the claims, by its name in the declarations
     "remedy": "A remedy keeps more of both tasks than head A frozen alone",
     "kept": "A remedy keeps the first task where it was",
@@ -383,8 +393,13 @@ BESIDE = {  # what is tested beside the claims, by its name in the declarations
     "SetFit": "SetFit is ahead",
     "top blocks": "Training the upper half of the blocks loses nothing",
     "probe": "Gradual unfreezing is ahead of a probe",
-    "order": "Gradual unfreezing is ahead of other orders of the same steps",
-    "late": "Heads first, then everything at once, is ahead of everything from the start",
+    "order": "Gradual unfreezing is ahead of its steps from the bottom up",
+    "one by one": "Gradual unfreezing is ahead of all layers at once, at the mean of its steps",
+    "late": "All layers at once, later, are ahead of everything from the start",
+    "profile": "Gradual unfreezing is ahead of fixed rates of about its profile",
+    "partner": "Sentiment loses nothing by what it shares its encoder with",
+    "model": "The larger model is ahead, each tuned",
+    "recipe": "A tuned recipe is ahead of one that is copied",
     "drift": "Gradual unfreezing stays nearer to the pretrained encoder",
     "head A's cost": "A frozen head costs nothing",
 }
