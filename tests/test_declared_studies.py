@@ -237,7 +237,7 @@ def test_every_arm_runs_in_both_phases(tiny, name, monkeypatch):
     n = min(study.seeds)
     truth = common.codes(common.split("test", study.corpus).sentiment)
     others = {  # of studies whose arms are the same but for a word
-        "pooling": ["trained, max", "frozen, max"],
+        "pooling": ["trained, max", "frozen, unmasked mean"],
         "forgetting_frontier_hard": ["none", "backbone frozen"],
         "few_labels_tweets": ["tuned probe", "set probe", "full"],
         "bake_off_tweets": ["gradual"],
