@@ -24,7 +24,7 @@ ADVICE = {  # in plain words: the claim, arm, and number of training sentences
     "A frozen head keeps its task\n(rate tuned for both tasks)": (15, "head A frozen alone", 500),
 }
 MARKERS = {RATED: "o", TWEETS: "^"}
-CORPORA = {RATED: "reviews, news, tweets", TWEETS: "second corpus: other tweets"}
+CORPORA = {RATED: "tweets, reviews, editorials", TWEETS: "second corpus: other tweets"}
 
 
 def headlines() -> pd.DataFrame:
