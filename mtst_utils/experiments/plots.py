@@ -65,7 +65,7 @@ def _palette_png(figure):
     sharper = max(1, 0.7 * min(1160 / width, 560 / height))
     dpi = sharper * figure.dpi
     figure.savefig(whole := io.BytesIO(), format="png", dpi=dpi, bbox_inches="tight")
-    palette = Image.open(whole).convert("RGB").quantize(64, kmeans=3)
+    palette = Image.open(whole).convert("RGB").quantize(48, kmeans=3)
     palette.save(small := io.BytesIO(), format="png", optimize=True)
     shown = dict(zip(("width", "height"), (round(n / sharper) for n in palette.size), strict=True))
     return b64encode(small.getvalue()).decode(), shown
