@@ -14,7 +14,7 @@ from mtst_utils.packaged_weights import DEFAULT
 
 FIGURE = DATA / "headlines.png"
 ADVICE = {  # in plain words: the claim, arm, and number of training sentences
-    "Average the tokens, do not take [CLS]\n(fine-tuned, 1,000 sentences)": (3, "trained, mean", 1000),
+    "Average the tokens, not [CLS]\n(fine-tuned, 1,000 sentences)": (3, "trained, mean", 1000),
     "With 128 labels, train only a classifier\n(set beforehand)": (13, "set probe", 128),
     "With 512 labels, train only a classifier\n(set beforehand)": (13, "set probe", 512),
     "One model for two tasks loses nothing\n(sentiment, 500 sentences)": (5, "joint", 500),
