@@ -373,17 +373,8 @@ EARLIER = [
 ]
 # Arms whose names say little beside others' than their study's.
 PLAIN = {"none": "head A frozen alone", "before": "before task B"}
-BY_SIZE = {
-    1,
-    3,
-    5,
-    13,
-    15,
-    17,
-    18,
-    20,
-    23,
-}  # runs of before stay at the sizes that no declared study has yet
+# Runs of before stay at the sizes that no declared study has yet.
+BY_SIZE = {1, 3, 5, 13, 15, 17, 18, 20, 23}
 BESIDE = {  # what is tested beside the claims, by its name in the declarations
     "remedy": "A remedy keeps more of both tasks than head A frozen alone",
     "kept": "A remedy keeps the first task where it was",
