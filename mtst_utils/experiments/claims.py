@@ -387,6 +387,8 @@ BESIDE = {  # what is tested beside the claims, by its name in the declarations
     "order": "Gradual unfreezing is ahead of its steps from the bottom up",
     "one by one": "Gradual unfreezing is ahead of all layers at once, at the mean of its steps",
     "late": "All layers at once, later, are ahead of everything from the start",
+    "less": "A shorter training is ahead of a longer one, everything from the start in both",
+    "late, not less": "All layers at once, later, are ahead of a shorter training from the start",
     "profile": "Gradual unfreezing is ahead of fixed rates of about its profile",
     "partner": "Sentiment loses nothing by what it shares its encoder with",
     "model": "The larger model is ahead, each tuned",
