@@ -1,14 +1,18 @@
 """Intervals: against scikit-learn, against theory, and against the slow way."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from mtst_utils.experiments.intervals import (
     accuracy_of,
+    apart,
     bootstrap_difference,
     bootstrap_score,
     macro_f1_of,
+    of_seeds,
     t_interval,
     wilson,
 )
@@ -68,3 +72,18 @@ def test_intervals_cover_the_truth():
         _, low, high = bootstrap_score(truth, guess, accuracy_of, resamples=400)
         covered.append(low <= 0.8 <= high)
     assert 0.9 <= np.mean(covered) <= 0.99
+
+
+def test_the_difference_of_two_studies_holds_the_truth_in_95_of_100_cases():
+    """Spreads that differ by three, and the truth far from zero."""
+
+    def study(truth, spread):
+        found = of_seeds(RNG.normal(truth, spread, 10))
+        return SimpleNamespace(**found.numbers("points"))
+
+    held = 0
+    for _ in range(2000):
+        effect, low, high = apart(study(3.0, 1.0), study(1.0, 3.0))
+        assert low < effect < high
+        held += low <= 200 <= high  # points
+    assert 0.935 <= held / 2000 <= 0.975  # a little above 95 %: the narrower side adds to the wider

@@ -104,4 +104,10 @@ def test_p_is_of_what_was_promised():
     ],
 )
 def test_whether_a_verdict_carries_over(first, second, found):
-    assert carries_over(first, second) == carries_over(second, first) == found
+    apart = (0.3, 2.0)
+    assert carries_over(first, second, *apart) == carries_over(second, first, *apart) == found
+
+
+@pytest.mark.parametrize(("low", "high", "found"), [(-1.0, 0.0, "cannot tell"), (-1.0, -0.1, "no")])
+def test_two_verdicts_that_differ_are_not_yet_a_difference(low, high, found):
+    assert carries_over("no difference", "does not hold", low, high) == found

@@ -15,7 +15,7 @@ import pandas as pd
 from mtst_utils.experiments import findings, plots, results
 from mtst_utils.experiments.corpora import DATA
 from mtst_utils.experiments.designs import LEAST_ELSEWHERE, RATED
-from mtst_utils.experiments.intervals import Estimate, in_unit, of_seeds, t_interval
+from mtst_utils.experiments.intervals import Estimate, apart, in_unit, of_seeds, t_interval
 from mtst_utils.experiments.verdicts import carries_over, over_settings, p_value, verdict, with_holm
 from mtst_utils.packaged_weights import DEFAULT
 
@@ -473,10 +473,13 @@ def family() -> pd.DataFrame:
     for _, part in table.groupby(["number", "claim", "backbone", "corpus"]):
         table.loc[part.index, "verdict"] = over_settings(part.assign(verdict=part.row_verdict))
     same = ["number", "claim", "arm", "rival", "metric", "n", "backbone"]
-    there = table[table.corpus == RATED].set_index(same).row_verdict
+    first = table[table.corpus == RATED]
+    keys = first[same].itertuples(index=False, name=None)
+    keys = first[same].itertuples(index=False, name=None)
+    there = dict(zip(keys, first.itertuples(), strict=True))
     table["carries_over"] = [
-        carries_over(there[key], row.row_verdict)
-        if row.corpus != RATED and (key := tuple(getattr(row, name) for name in same)) in there
+        carries_over(known.row_verdict, row.row_verdict, *apart(row, known)[1:])
+        if row.corpus != RATED and (known := there.get(tuple(getattr(row, name) for name in same)))
         else ""
         for row in table.itertuples()
     ]
@@ -513,7 +516,8 @@ def _row(earlier: Earlier) -> dict:
     }
     if not margin:  # none was declared: no test is made
         row |= {"margin": np.nan, "p": np.nan, "sign": 0}
-    if found.seeds < LEAST_ELSEWHERE and unit != "times":  # of timings they are repeats
+    # Repeats of a timing are no seeds: there is nothing that they draw.
+    if found.seeds < LEAST_ELSEWHERE and earlier.study != "benchmarks":
         row["row_verdict"] = "cannot tell"
     return row | _facts(earlier)
 

@@ -139,6 +139,18 @@ def in_unit(value: float, unit: str) -> float:
     return float(100 * value if unit in ("points", "hundredths") else value)
 
 
+def apart(one, other) -> tuple[float, float, float]:
+    """one - other of two independent effects, from their intervals: (effect, low, high).
+
+    Both have effect, low and high. The interval is MOVER's (Zou & Donner 2008): for t intervals
+    its half width is the root of the sum of the two squared ones.
+    """
+    effect = one.effect - other.effect
+    low = effect - float(np.hypot(one.effect - one.low, other.high - other.effect))
+    high = effect + float(np.hypot(one.high - one.effect, other.effect - other.low))
+    return effect, low, high
+
+
 def of_seeds(values: np.ndarray) -> Estimate:
     """The mean over seeds [S] with the seeds' spread as its only source of error.
 

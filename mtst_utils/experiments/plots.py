@@ -506,7 +506,7 @@ def heatmap(table, title, xlabel, label, limit, ax=None, low=None, texts=None):
     """A table of values as colours, written in as well; the first row is drawn at the bottom.
 
     Colours are signed, around zero up to +-limit; or, with low, from low to limit. texts: what to
-    write instead.
+    write instead. label: of the colours' bar; empty: none is drawn.
     """
     ax = _axes(ax, 0.75 * table.shape[1] + 2.6, 0.42 * len(table) + 1.4)
     colors, lowest = ("PuOr", -limit) if low is None else ("Blues", low)
@@ -533,7 +533,8 @@ def heatmap(table, title, xlabel, label, limit, ax=None, low=None, texts=None):
     ax.set_xticklabels(table.columns)
     ax.set_yticklabels(table.index)
     ax.tick_params(length=0)
-    ax.figure.colorbar(image, ax=ax, extend="both", label=label)
+    if label:
+        ax.figure.colorbar(image, ax=ax, extend="both", label=label)
     return ax
 
 
@@ -620,6 +621,7 @@ def paper_figure(scores, title, ylabel, human="one human rater", ax=None):
             ax.plot([x] * len(seeds), seeds, marker, color=color, alpha=0.3, ms=5, mew=0)
             ax.plot(x, seeds.mean(), marker, color=color, ms=8, label=None if j else system)
             above = {"textcoords": "offset points", "ha": "center", "va": "bottom", "fontsize": 9}
+            above["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
             ax.annotate(f"{seeds.mean():.0f}", (x, seeds.max()), (0, 5), **above)
     for j, domain in enumerate(domains):
         level = values.get_group((human, domain)).mean()
@@ -647,7 +649,7 @@ def strategies(table, title, ax=None):
                 linewidth=0.8,
             )
         )
-    ax.set(title=title, xlim=(0, table.shape[1]), ylim=(0, len(table)))
+    ax.set(title=title, xlim=(-0.03, table.shape[1]), ylim=(-0.08, len(table)))
     ax.set_xticks(np.arange(table.shape[1]) + 0.46, table.columns)
     ax.set_yticks(np.arange(len(table)) + 0.43, table.index)
     ax.tick_params(length=0)
@@ -694,17 +696,17 @@ def score_curves(runs, title, xlabel, ylabel, ax=None):
     return ax
 
 
-def frontier(runs, title, xlabel, ylabel, ax=None, means=True, curves=()):
+def frontier(runs, title, xlabel, ylabel, ax=None, means=True, curves=(), named=False):
     """Two scores of every run against each other, so that the best is at the upper right: a pale
     dot a run, a large mark a series' mean. runs has a row a run and the columns series, x, y.
 
     means: without, a row is not a run but a point of its own; curves: series whose points are then
     joined in their order. Where series is categorical, each category has a look of its own, whether
-    others have rows or not.
+    others have rows or not. named: names stand beside the means, and there is no legend.
     """
     ax = _axes(ax, 7.6, 4.4)
-    named = runs["series"]
-    series = list(named.cat.categories if hasattr(named, "cat") else dict.fromkeys(named))
+    column = runs["series"]
+    series = list(column.cat.categories if hasattr(column, "cat") else dict.fromkeys(column))
     looks = zip(series, [*COLORS[:6], GREY, COLORS[7]] * 2, "osD^vPX*<>hd", strict=False)
     for one, color, marker in looks:
         rows = runs[runs["series"] == one]
@@ -716,9 +718,13 @@ def frontier(runs, title, xlabel, ylabel, ax=None, means=True, curves=()):
             continue
         ax.plot(rows["x"], rows["y"], marker, color=color, alpha=0.35, ms=5, mew=0)
         mean = {"color": color, "ms": 11, "mec": "white", "zorder": 3}
-        ax.plot(rows["x"].mean(), rows["y"].mean(), marker, label=one, **mean)
+        place = rows["x"].mean(), rows["y"].mean()
+        ax.plot(*place, marker, label=one, **mean)
+        if named:
+            ax.annotate(fill(one, 13), place, (9, -4), textcoords="offset points", fontsize=9)
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    if not named:
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 

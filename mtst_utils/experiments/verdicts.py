@@ -50,14 +50,17 @@ def p_value(estimate: Estimate, margin: float, promise: Promise) -> float:
     return estimate.p_against(margin if promise == "practical gain" else 0.0)
 
 
-def carries_over(first: str, second: str) -> str:
+def carries_over(first: str, second: str, low: float, high: float) -> str:
     """Whether a verdict on one corpus is that on another: "yes"; "no" if one of them holds, or is
-    no difference, and the other does not hold; else "cannot tell".
+    no difference, the other does not hold, and the two effects differ; else "cannot tell".
+
+    low, high: the 95 % interval of the difference of the two effects (`intervals.apart`). Without
+    it two verdicts may differ where the effects hardly do, on either side of a border.
     """
     if first == second != "cannot tell":
         return "yes"
     kept, broken = {"holds", "no difference"}, {"does not hold"}
-    if {first, second} & kept and {first, second} & broken:
+    if {first, second} & kept and {first, second} & broken and not low <= 0 <= high:
         return "no"
     return "cannot tell"
 
