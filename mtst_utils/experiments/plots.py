@@ -961,7 +961,7 @@ def effects_by_size(table, sizes, title, ylabel, ax=None):
     ]
     ax.legend(handles=marks, fontsize=9, loc="upper left", ncols=2)
     ax.set(title=title, ylabel=ylabel, xlabel="training sentences", xlim=(-0.5, len(sizes) - 0.5))
-    ax.margins(y=0.32)  # the legend is above all dots
+    ax.margins(y=0.42)  # the legend is above all dots
     ax.set_xticks(range(len(sizes)), sizes.values())
     return ax
 
