@@ -213,6 +213,10 @@ def test_heatmap_writes_its_values_or_the_texts_given():
     axes = plots.heatmap(table, "T", "x", "label", 1, texts=table.map(lambda v: f"{v}*"))
     assert axes.texts[0].get_text() == "0.1*"
     assert axes.images[0].get_clim() == (-1, 1)
+    assert [len(plots.heatmap(table, "T", "x", bar, 1).figure.axes) for bar in ("label", "")] == [
+        2,
+        1,
+    ]
 
 
 def test_arrows_point_where_they_are_said_to():
@@ -419,6 +423,10 @@ def test_a_frontiers_marks_are_the_means_of_its_dots():
     dots, mean, *_ = axes.lines
     assert dots.get_xydata().tolist() == [[16, 80], [16, 100], [32, 120]]
     assert mean.get_xydata()[0].tolist() == pytest.approx([64 / 3, 100])
+    named = plots.frontier(CURVES.assign(y=2 * CURVES.value), "T", "x", "y", named=True)
+    assert [text.get_text() for text in named.texts] == list(dict.fromkeys(CURVES.series))
+    assert tuple(named.texts[0].xy) == pytest.approx((64 / 3, 100))
+    assert named.get_legend() is None
 
 
 def test_points_of_a_frontier_have_no_mean_and_a_curve_is_joined_in_its_order():

@@ -475,7 +475,6 @@ def family() -> pd.DataFrame:
     same = ["number", "claim", "arm", "rival", "metric", "n", "backbone"]
     first = table[table.corpus == RATED]
     keys = first[same].itertuples(index=False, name=None)
-    keys = first[same].itertuples(index=False, name=None)
     there = dict(zip(keys, first.itertuples(), strict=True))
     table["carries_over"] = [
         carries_over(known.row_verdict, row.row_verdict, *apart(row, known)[1:])

@@ -7,6 +7,7 @@ Taught in notebook 01, section 5.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -139,11 +140,12 @@ def in_unit(value: float, unit: str) -> float:
     return float(100 * value if unit in ("points", "hundredths") else value)
 
 
-def apart(one, other) -> tuple[float, float, float]:
+def apart(one: Any, other: Any) -> tuple[float, float, float]:
     """one - other of two independent effects, from their intervals: (effect, low, high).
 
-    Both have effect, low and high. The interval is MOVER's (Zou & Donner 2008): for t intervals
-    its half width is the root of the sum of the two squared ones.
+    Both are rows of a ledger, or anything else with effect, low and high. The interval is MOVER's
+    (Zou & Donner 2008): for t intervals its half width is the root of the sum of the two squared
+    ones.
     """
     effect = one.effect - other.effect
     low = effect - float(np.hypot(one.effect - one.low, other.high - other.effect))
