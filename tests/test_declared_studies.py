@@ -18,6 +18,7 @@ import mtst_utils as mtst
 from mtst_utils.backbones import DEFAULT
 from mtst_utils.experiments import (
     bake_off,
+    claims,
     common,
     corpora,
     designs,
@@ -789,3 +790,21 @@ def test_labels_of_the_tasks_that_sentiment_shares_with():
     for task in ("sentiment", "domain"):
         table = pd.crosstab(rows[task], lots)
         assert chi2_contingency(table).pvalue > 0.01
+
+
+def test_both_corpora_side_by_side_are_the_ledgers():
+    shown = findings.on_both("bake_off")
+    ledger = claims.ledger().query("study == 'bake_off_tweets' and n == 200")
+    assert len(ledger) > 1
+    for row in ledger.itertuples():
+        own = shown.loc[row.metric, row.arm, row.rival, 200]
+        assert own["tweets"] == f"{findings.as_text(row)}: {row.row_verdict}"
+        assert own["carries over"] == row.carries_over
+    gained = shown.loc["sentiment macro F1", "gradual", "two rates", 200]
+    assert gained["rated sentences"].startswith("+2.0, 1.2 to 2.7: ")
+    assert gained["tweets − rated"].startswith("−2.0, ")
+
+
+def test_an_effect_as_text_has_real_minus_signs():
+    row = pd.Series({"effect": -0.04, "low": -1.25, "high": 10})
+    assert findings.as_text(row) == "−0.0, −1.2 to 10.0"

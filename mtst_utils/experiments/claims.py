@@ -373,8 +373,9 @@ EARLIER = [
 ]
 # Arms whose names say little beside others' than their study's.
 PLAIN = {"none": "head A frozen alone", "before": "before task B"}
-# Runs of before stay at the sizes that no declared study has yet.
-BY_SIZE = {1, 3, 5, 13, 15, 17, 18, 20, 23}
+# Runs of before stay at the sizes that no declared study has yet (4: the time to answer, of which
+# `cost`, the time to train, says nothing).
+BY_SIZE = {1, 3, 4, 5, 13, 15, 17, 18, 20, 23}
 BESIDE = {  # what is tested beside the claims, by its name in the declarations
     "remedy": "A remedy keeps more of both tasks than head A frozen alone",
     "kept": "A remedy keeps the first task where it was",
@@ -563,7 +564,7 @@ def _apart(row) -> str:
 
 def written(row) -> str:
     """An effect with its interval and unit, as text."""
-    digits = ".1f" if row.unit in ("points", "hundredths") else ".3g"
+    digits = ".1f" if row.unit in ("points", "hundredths") else ".4g"
     digits = ".0e" if 0 < abs(row.effect) < 1e-3 else digits
     numbers = [f"{value:{digits}}".replace("-", "−") for value in (row.effect, row.low, row.high)]
     if row.low != row.low:  # by construction: there is nothing to be uncertain of
@@ -599,7 +600,7 @@ def markdown(table: pd.DataFrame) -> str:
             lines.append(f"| {name} | | | | {'**' + row.verdict + '**'} | {place} |")
         if row.carries_over == row.carries_over and row.carries_over:
             mark += f"; carries over: {row.carries_over}"
-        mde = "" if row.mde != row.mde else f"{row.mde:.2g}"
+        mde = "" if row.mde != row.mde else f"{row.mde:{'.4g' if row.unit == 'times' else '.2g'}}"
         verdict_here = f"*{row.row_verdict}*{mark}"
         lines.append(
             f"| | {_apart(row)} | {written(row)} | {mde} | {row.seeds} | {verdict_here} | |"

@@ -15,6 +15,7 @@ from mtst_utils.experiments.designs import TUNING_SEEDS, Comparison, Study, best
 from mtst_utils.experiments.intervals import (
     Estimate,
     accuracy_of,
+    apart,
     group_values,
     in_unit,
     macro_f1_of,
@@ -24,7 +25,7 @@ from mtst_utils.experiments.intervals import (
     two_way,
 )
 from mtst_utils.experiments.registry import STUDIES, chosen, declared, tuned
-from mtst_utils.experiments.verdicts import p_value, verdict
+from mtst_utils.experiments.verdicts import carries_over, p_value, verdict
 
 # A metric by name: the mean of these (task, score). A frontier's point is judged by both tasks.
 METRICS = {
@@ -168,6 +169,35 @@ def findings(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
     )
     rows = [_row(study, backbone, *part) for part in found if part[2] is not None]
     return pd.DataFrame(rows, columns=LEDGER)
+
+
+def as_text(row) -> str:
+    """The effect of a row of `findings` with its 95 % interval: "+1.0, 0.5 to 1.6"."""
+    return f"{row.effect:+.1f}, {row.low:.1f} to {row.high:.1f}".replace("-", "−")
+
+
+def on_both(name: str) -> pd.DataFrame:
+    """What a study and its repetition on tweets found where both have run, side by side.
+
+    One row a metric, arm, rival and n: either corpus' effect and verdict, the difference of the two
+    effects, all as text; and whether the verdict carries over.
+    """
+    keys = ["metric", "arm", "rival", "n"]
+    first, second = (
+        findings(study).query("verdict != 'unfinished'").set_index(keys)
+        for study in (name, f"{name}_tweets")
+    )
+    rows = {}
+    for key in second.index.intersection(first.index):
+        rated, tweets = first.loc[key], second.loc[key]
+        effect, low, high = apart(tweets, rated)
+        rows[key] = {
+            "tweets": f"{as_text(tweets)}: {tweets.verdict}",
+            "rated sentences": f"{as_text(rated)}: {rated.verdict}",
+            "tweets − rated": as_text(pd.Series({"effect": effect, "low": low, "high": high})),
+            "carries over": carries_over(rated.verdict, tweets.verdict, low, high),
+        }
+    return pd.DataFrame(rows).T.rename_axis(keys)
 
 
 def _row(study: Study, backbone: str, n: int, comparison: Comparison, found: Estimate) -> dict:
