@@ -806,5 +806,6 @@ def test_both_corpora_side_by_side_are_the_ledgers():
 
 
 def test_an_effect_as_text_has_real_minus_signs():
-    row = pd.Series({"effect": -0.04, "low": -1.25, "high": 10})
-    assert findings.as_text(row) == "−0.0, −1.2 to 10.0"
+    row = pd.Series({"effect": -0.06, "low": -1.25, "high": 10})
+    assert findings.as_text(row) == "−0.1, −1.2 to 10.0"
+    assert findings.as_text(row.replace(-0.06, -0.04)).startswith("0.0, ")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import mtst_utils as mtst
-from mtst_utils.experiments import baselines, results, studies
+from mtst_utils.experiments import baselines, findings, results, studies
 from mtst_utils.experiments.intervals import t_interval
 from tests.benchmarks import figure as speed
 from tests.settings import SETTINGS
@@ -361,6 +361,24 @@ def test_the_cache_is_as_fast_as_notebook_3_says():
     parts = ("heads + top 2 blocks", "heads alone", "heads alone in batches of 128")
     expected = [times[mini, part] for part in parts]
     assert [float(number) for number in stated.groups()] == pytest.approx(expected, rel=0.03)
+
+
+def test_what_freezing_costs_is_what_notebook_3_says():
+    found = findings.findings("cost").query("n == 128 and metric == 'seconds'")
+    times = found.set_index(["arm", "rival"]).effect
+    notebook = json.loads(next(NOTEBOOKS.glob("03_*.ipynb")).read_text())
+    text = " ".join("".join(cell["source"]) for cell in notebook["cells"]).replace("\n", " ")
+    stated = re.search(
+        r"heads alone are (\d+) times as fast as training everything, in half the memory, the top "
+        r"two blocks (\d\.\d) times.* Freezing head A saves nothing: (\d\.\d\d) times",
+        text,
+    )
+    everything = "everything trained"
+    pairs = ("backbone frozen", everything), ("top 2 blocks", everything)
+    expected = [times[pair] for pair in (*pairs, ("head A frozen", everything))]
+    assert [float(number) for number in stated.groups()] == pytest.approx(expected, rel=0.02)
+    memory = findings.findings("cost").query("arm == 'backbone frozen' and metric == 'memory'")
+    assert memory.effect.between(1.8, 2.2).all()
 
 
 def test_a_file_that_was_cut_off_is_not_read(tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ CLAIMS = {  # number: what is claimed, who says so besides, where it is shown
         "02, section 3",
     ),
     6: ("Everything frozen: nothing is learned", "", "03, section 2"),
-    7: ("Everything frozen: the cheapest in time and memory", "", "03, section 1"),
+    7: ("Everything frozen: the cheapest in time and memory", "", "03, section 3"),
     8: ("Everything frozen: cannot overfit a small data set", "", "03, section 2"),
     9: (
         "Everything frozen: embeddings are useful as they are when they fit the task",
@@ -516,8 +516,7 @@ def _row(earlier: Earlier) -> dict:
     }
     if not margin:  # none was declared: no test is made
         row |= {"margin": np.nan, "p": np.nan, "sign": 0}
-    # Repeats of a timing are no seeds: there is nothing that they draw.
-    if found.seeds < LEAST_ELSEWHERE and earlier.study != "benchmarks":
+    if found.seeds < LEAST_ELSEWHERE:
         row["row_verdict"] = "cannot tell"
     return row | _facts(earlier)
 
@@ -564,7 +563,8 @@ def _apart(row) -> str:
 
 def written(row) -> str:
     """An effect with its interval and unit, as text."""
-    digits = ".1f" if row.unit in ("points", "hundredths") else ".4g"
+    digits = ".1f" if row.unit in ("points", "hundredths") else ".3g"
+    digits = ".3f" if row.unit == "times" and row.effect < 2 else digits
     digits = ".0e" if 0 < abs(row.effect) < 1e-3 else digits
     numbers = [f"{value:{digits}}".replace("-", "−") for value in (row.effect, row.low, row.high)]
     if row.low != row.low:  # by construction: there is nothing to be uncertain of

@@ -173,7 +173,8 @@ def findings(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
 
 def as_text(row) -> str:
     """The effect of a row of `findings` with its 95 % interval: "+1.0, 0.5 to 1.6"."""
-    return f"{row.effect:+.1f}, {row.low:.1f} to {row.high:.1f}".replace("-", "−")
+    effect = "0.0" if abs(row.effect) < 0.05 else f"{row.effect:+.1f}"
+    return f"{effect}, {row.low:.1f} to {row.high:.1f}".replace("-", "−")
 
 
 def on_both(name: str) -> pd.DataFrame:
@@ -187,17 +188,18 @@ def on_both(name: str) -> pd.DataFrame:
         findings(study).query("verdict != 'unfinished'").set_index(keys)
         for study in (name, f"{name}_tweets")
     )
-    rows = {}
-    for key in second.index.intersection(first.index):
+    both, rows = second.index.intersection(first.index), []
+    for key in both:
         rated, tweets = first.loc[key], second.loc[key]
         effect, low, high = apart(tweets, rated)
-        rows[key] = {
+        row = {
             "tweets": f"{as_text(tweets)}: {tweets.verdict}",
             "rated sentences": f"{as_text(rated)}: {rated.verdict}",
             "tweets − rated": as_text(pd.Series({"effect": effect, "low": low, "high": high})),
             "carries over": carries_over(rated.verdict, tweets.verdict, low, high),
         }
-    return pd.DataFrame(rows).T.rename_axis(keys)
+        rows.append(row)
+    return pd.DataFrame(rows, index=both)
 
 
 def _row(study: Study, backbone: str, n: int, comparison: Comparison, found: Estimate) -> dict:
