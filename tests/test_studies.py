@@ -419,6 +419,6 @@ def test_readme_and_the_settings_of_the_notebook_tests():
     for own, words in said.items():
         assert set(settings.passed[kind == own]) == {int(re.search(words, text)[1])}
     notebooks = [json.loads(path.read_text()) for path in NOTEBOOKS.glob("0*.ipynb")]
-    assert int(re.search(r"the (\d+) cells of today", README)[1]) == sum(
+    assert int(re.search(r"the (\d+) cells of today", text)[1]) == sum(
         cell["cell_type"] == "code" for notebook in notebooks for cell in notebook["cells"]
     )
