@@ -337,6 +337,12 @@ def test_encoding_is_as_near_to_the_products_alone_and_to_its_peer_as_the_readme
     assert parity["lowest cosine"]["bfloat16"].min() >= 0.9996
 
 
+def words_of(number):
+    """A notebook's source on one line."""
+    notebook = json.loads(next(NOTEBOOKS.glob(f"{number}_*.ipynb")).read_text())
+    return " ".join("".join(cell["source"]) for cell in notebook["cells"]).replace("\n", " ")
+
+
 def test_the_cache_is_as_fast_as_notebook_3_says():
     rows = pd.read_csv(results.RESULTS / "benchmarks.csv")
     rows = rows[rows.question.str.startswith("one epoch with a part frozen")]
@@ -351,12 +357,10 @@ def test_the_cache_is_as_fast_as_notebook_3_says():
     peer = median["HF Trainer"] / median["with the cache filled"]
     assert peer[mpnet, "heads alone"] >= 100
     times = median["without the cache"] / median["with the cache filled"]
-    notebook = json.loads(next(NOTEBOOKS.glob("03_*.ipynb")).read_text())
-    text = " ".join("".join(cell["source"]) for cell in notebook["cells"]).replace("\n", " ")
     stated = re.search(
         r"The top two blocks are (\d\.\d) times as fast, .* heads alone is (\d+) times as fast as "
         r"without the cache, and (\d+) times in batches of 128",
-        text,
+        words_of("03"),
     )
     parts = ("heads + top 2 blocks", "heads alone", "heads alone in batches of 128")
     expected = [times[mini, part] for part in parts]
@@ -366,12 +370,10 @@ def test_the_cache_is_as_fast_as_notebook_3_says():
 def test_what_freezing_costs_is_what_notebook_3_says():
     found = findings.findings("cost").query("n == 128 and metric == 'seconds'")
     times = found.set_index(["arm", "rival"]).effect
-    notebook = json.loads(next(NOTEBOOKS.glob("03_*.ipynb")).read_text())
-    text = " ".join("".join(cell["source"]) for cell in notebook["cells"]).replace("\n", " ")
     stated = re.search(
         r"heads alone are (\d+) times as fast as training everything, in half the memory, the top "
         r"two blocks (\d\.\d) times.* Freezing head A saves nothing: (\d\.\d\d) times",
-        text,
+        words_of("03"),
     )
     everything = "everything trained"
     pairs = ("backbone frozen", everything), ("top 2 blocks", everything)

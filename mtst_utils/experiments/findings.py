@@ -192,13 +192,13 @@ def on_both(name: str) -> pd.DataFrame:
     for key in both:
         rated, tweets = first.loc[key], second.loc[key]
         effect, low, high = apart(tweets, rated)
-        row = {
+        side_by_side = {
             "tweets": f"{as_text(tweets)}: {tweets.verdict}",
             "rated sentences": f"{as_text(rated)}: {rated.verdict}",
             "tweets − rated": as_text(pd.Series({"effect": effect, "low": low, "high": high})),
             "carries over": carries_over(rated.verdict, tweets.verdict, low, high),
         }
-        rows.append(row)
+        rows.append(side_by_side)
     return pd.DataFrame(rows, index=both)
 
 
