@@ -110,13 +110,14 @@ def more_training(study: Study, backbone: str, n: int, arm: str) -> tuple[float,
 
 
 COSTS = ("seconds", "memory")  # compared as ratios, from the details of the rows
-COSINES = ("kept",)  # compared as they are, from the details, too
+# Compared as they are, from the details, too: a cosine, a log loss, and a score that is no test's.
+AS_THEY_ARE = {"kept": "hundredths", "rise": "hundredths", "area": "points"}
 
 
 def of_details(
     study: Study, comparison: Comparison, backbone: str, n: int, seeds: list[int]
 ) -> Estimate:
-    """Of a cosine arm - rival; of a cost log(rival / arm): above zero, the arm is cheaper.
+    """arm - rival; of a cost log(rival / arm): above zero, the arm is cheaper.
 
     Paired by seed. There are no test groups: a t interval over seeds.
     """
@@ -147,7 +148,7 @@ def estimate(study: Study, comparison: Comparison, backbone: str, n: int) -> Est
     seeds = common_seeds(study, backbone, n, (comparison.arm, comparison.rival))
     if len(seeds) < 2:
         return None
-    if comparison.metric in COSTS + COSINES:
+    if comparison.metric in (*COSTS, *AS_THEY_ARE):
         return of_details(study, comparison, backbone, n, seeds)
     arm, rival = (
         values_of(study, backbone, n, name, comparison.metric, seeds)
@@ -203,7 +204,7 @@ def on_both(name: str) -> pd.DataFrame:
 
 
 def _row(study: Study, backbone: str, n: int, comparison: Comparison, found: Estimate) -> dict:
-    units = dict.fromkeys(COSTS, "times") | dict.fromkeys(COSINES, "hundredths")
+    units = dict.fromkeys(COSTS, "times") | AS_THEY_ARE
     unit = units.get(comparison.metric, "points")
     margin = study.margin(n, comparison.metric)
     margin = float(np.log1p(margin)) if unit == "times" else margin
@@ -242,7 +243,7 @@ def plan(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
     for n, at in study.tuned_at.items():
         for comparison in study.comparisons:
             sides, pair = [], (comparison.arm, comparison.rival)
-            if comparison.metric in COSINES or not all(study.arms[arm].axes for arm in pair):
+            if comparison.metric in AS_THEY_ARE or not all(study.arms[arm].axes for arm in pair):
                 continue  # of an arm without settings nothing was tuned
             for arm in pair:
                 scored = tuned(study, backbone, n, arm)

@@ -31,6 +31,7 @@ from mtst_utils.experiments.few_labels import FEW_LABELS
 from mtst_utils.experiments.forgetting import FORGETTING, FORGETTING_HARD
 from mtst_utils.experiments.lengths import LENGTHS
 from mtst_utils.experiments.neighbours import NEIGHBOURS
+from mtst_utils.experiments.over_time import OVER_TIME
 from mtst_utils.experiments.second_corpus import ON_TWEETS
 from mtst_utils.experiments.sentence_transformer import POOLING
 from mtst_utils.experiments.starts import STARTS
@@ -50,6 +51,7 @@ STUDIES: dict[str, Study] = {
         LENGTHS,
         TOGETHER,
         STARTS,
+        OVER_TIME,
         *ON_TWEETS,
     )
 }
