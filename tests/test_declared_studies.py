@@ -4,6 +4,7 @@ where they stopped.
 
 import dataclasses
 import functools
+import types
 
 import conftest
 import numpy as np
@@ -27,6 +28,7 @@ from mtst_utils.experiments import (
     forgetting,
     lengths,
     neighbours,
+    over_time,
     records,
     registry,
     results,
@@ -242,6 +244,7 @@ def test_every_arm_runs_in_both_phases(tiny, name, monkeypatch):
         "forgetting_frontier_hard": ["none", "backbone frozen"],
         "few_labels_tweets": ["tuned probe", "set probe", "full"],
         "bake_off_tweets": ["gradual"],
+        "over_time": ["decay 0.8", "as written"],
         "lengths": ["frozen, 16 tokens", "trained, whole", "frozen, bfloat16"],
     }
     arms = study.arms_at(n)
@@ -673,6 +676,44 @@ def test_a_head_says_what_a_probe_says_but_for_what_does_not_vary(labels):
     few_labels.into_head(few_labels.logistic(0.1).fit(x, y), head)
     assert head.weight[:, 2].tolist() == [0, 0, 0]
     assert head.weight.abs().max() < 10
+
+
+def test_rates_over_time_are_matched_and_constant_after_the_first_epoch(tiny, monkeypatch):
+    """And the curve, its area and the rise of the loss are what the validation sentences say."""
+    given, shares = [], []
+
+    def watched_fit(model, frame, *, epochs, batch_size, optimizer, scheduler, callbacks, **_):
+        given.append(sorted({group["lr"] for group in optimizer.param_groups}))
+        steps = epochs * -(-len(frame) // batch_size)
+        schedule = scheduler(optimizer, steps)
+        shares[:] = []
+        for step in range(1, steps + 1):
+            shares.append(schedule.get_last_lr()[0] / schedule.base_lrs[0])
+            optimizer.step()
+            schedule.step()
+            callbacks[0].on_step(types.SimpleNamespace(model=model, step=step))
+
+    monkeypatch.setattr(over_time, "fit", watched_fit)
+    for name in ("decay 1", "decay 0.8", "as written"):
+        arm = over_time.OVER_TIME.arms[name]
+        found = arm.run(Job(DEFAULT, 90, 0, designs.grid(arm)[0], "tune"))
+    level, (*layers, heads), written = given
+    assert level == pytest.approx([7e-5, 7e-4])
+    assert np.exp(np.log(layers).mean()) == pytest.approx(7e-5)
+    assert heads == pytest.approx(7e-4)
+    assert written[-2:] == pytest.approx([1e-4, 1e-3])
+    every = len(shares) // over_time.EPOCHS
+    assert shares == pytest.approx([min(1, (i + 1) / every) for i in range(len(shares))])
+    curve, loss = found.details["curve"], found.details["loss"]
+    assert list(curve) == list(range(1, over_time.EPOCHS + 1))
+    assert found.details["area"] == pytest.approx(np.mean(list(curve.values())), abs=1e-4)
+    assert found.details["rise"] == pytest.approx(loss[8] - min(loss.values()), abs=1e-4)
+    kept = {"study": "over_time", "phase": "tune", "backbone": DEFAULT, "corpus": designs.RATED}
+    for seed, area in ((1000, 0.4), (1001, 0.6)):
+        own = {"n": 500, "arm": "decay 1", "settings": records.compact({"lr": 1e-4}), "seed": seed}
+        details = {"curve": {1: area, 2: area}}
+        records.keep(kept | own | {"details": records.compact(details)})
+    assert over_time.by_epoch("decay 1").loc[1e-4].to_dict() == pytest.approx({1: 0.5, 2: 0.5})
 
 
 def test_drift_is_from_the_pretrained_self(tiny):

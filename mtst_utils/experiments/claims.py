@@ -375,7 +375,7 @@ EARLIER = [
 PLAIN = {"none": "head A frozen alone", "before": "before task B"}
 # Runs of before stay at the sizes that no declared study has yet (4: the time to answer, of which
 # `cost`, the time to train, says nothing).
-BY_SIZE = {1, 3, 4, 5, 13, 15, 17, 18, 20, 23}
+BY_SIZE = {1, 3, 4, 5, 13, 15, 17, 18, 20, 21, 23, 24, 25, 26}
 BESIDE = {  # what is tested beside the claims, by its name in the declarations
     "remedy": "A remedy keeps more of both tasks than head A frozen alone",
     "kept": "A remedy keeps the first task where it was",

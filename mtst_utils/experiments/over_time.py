@@ -6,14 +6,16 @@ length: it is watched after each epoch. Claims 21 and 23 to 26. Taught in notebo
 data/METHOD.md.
 """
 
+import json
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from mtst_utils import fit, layerwise_lr_groups
-from mtst_utils.experiments import common
+from mtst_utils.experiments import common, records
 from mtst_utils.experiments.bake_off import BATCH, drift, optimizer_of
 from mtst_utils.experiments.common import codes, headline, scores
 from mtst_utils.experiments.designs import RATED, Arm, Comparison, Job, Outcome, Study
@@ -87,6 +89,17 @@ def trained(job: Job, decay: float, top: float | None = None) -> Outcome:
         return Outcome(headline(guess, asked, "valid "), details=details)
     found = headline(common.predicted(model, own), own, "training ")
     return Outcome(scores(guess, asked) | found, guess, details)
+
+
+def by_epoch(arm: str, n: int = 500, of: str = "curve") -> pd.DataFrame:
+    """What tuning saw of an arm: means over its seeds, a row a rate and a column an epoch.
+
+    of: "curve" (validation sentiment macro F1) or "loss" (its log loss).
+    """
+    rows = records.rows_of("over_time").query("phase == 'tune' and arm == @arm and n == @n")
+    rates = rows.settings.map(lambda text: json.loads(text)["lr"]).rename("lr")
+    curves = pd.DataFrame([json.loads(text)[of] for text in rows.details], index=rows.index)
+    return curves.rename(columns=int).groupby(rates).mean()
 
 
 _RATES = {"lr": (7e-5, 1e-4, 1.4e-4, 2e-4, 2.8e-4, 4e-4)}
