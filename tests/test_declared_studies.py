@@ -709,11 +709,15 @@ def test_rates_over_time_are_matched_and_constant_after_the_first_epoch(tiny, mo
     assert found.details["area"] == pytest.approx(np.mean(list(curve.values())), abs=1e-4)
     assert found.details["rise"] == pytest.approx(loss[8] - min(loss.values()), abs=1e-4)
     kept = {"study": "over_time", "phase": "tune", "backbone": DEFAULT, "corpus": designs.RATED}
-    for seed, area in ((1000, 0.4), (1001, 0.6)):
+    for seed, score in ((1000, 0.4), (1001, 0.6)):
         own = {"n": 500, "arm": "decay 1", "settings": records.compact({"lr": 1e-4}), "seed": seed}
-        details = {"curve": {1: area, 2: area}}
+        details = {"curve": {1: score, 2: score + 0.1}}
         records.keep(kept | own | {"details": records.compact(details)})
-    assert over_time.by_epoch("decay 1").loc[1e-4].to_dict() == pytest.approx({1: 0.5, 2: 0.5})
+    assert over_time.tuning("decay 1").loc[1e-4].to_dict() == pytest.approx({1: 0.5, 2: 0.6})
+    course = over_time.course(records.rows_of("over_time"))
+    assert course.x.tolist() == [1, 2]
+    assert course.value.tolist() == pytest.approx([0.5, 0.6])
+    assert (course.low < course.value).all()
 
 
 def test_drift_is_from_the_pretrained_self(tiny):

@@ -19,6 +19,7 @@ from mtst_utils.experiments import common, records
 from mtst_utils.experiments.bake_off import BATCH, drift, optimizer_of
 from mtst_utils.experiments.common import codes, headline, scores
 from mtst_utils.experiments.designs import RATED, Arm, Comparison, Job, Outcome, Study
+from mtst_utils.experiments.intervals import t_interval
 
 EPOCHS = 8
 WATCHED = 400  # validation sentences that are looked at after each epoch
@@ -91,15 +92,35 @@ def trained(job: Job, decay: float, top: float | None = None) -> Outcome:
     return Outcome(scores(guess, asked) | found, guess, details)
 
 
-def by_epoch(arm: str, n: int = 500, of: str = "curve") -> pd.DataFrame:
-    """What tuning saw of an arm: means over its seeds, a row a rate and a column an epoch.
+def by_epoch(rows: pd.DataFrame, of: str = "curve") -> pd.DataFrame:
+    """What the validation sentences said of these runs: a row a run, a column an epoch.
 
-    of: "curve" (validation sentiment macro F1) or "loss" (its log loss).
+    of: "curve" (sentiment macro F1) or "loss" (its log loss).
     """
+    found = [json.loads(text)[of] for text in rows.details]
+    return pd.DataFrame(found, index=rows.index).rename(columns=int)
+
+
+def tuning(arm: str, n: int = 500, of: str = "curve") -> pd.DataFrame:
+    """Means over an arm's tuning seeds: a row a rate, a column an epoch."""
     rows = records.rows_of("over_time").query("phase == 'tune' and arm == @arm and n == @n")
     rates = rows.settings.map(lambda text: json.loads(text)["lr"]).rename("lr")
-    curves = pd.DataFrame([json.loads(text)[of] for text in rows.details], index=rows.index)
-    return curves.rename(columns=int).groupby(rates).mean()
+    return by_epoch(rows, of).groupby(rates).mean()
+
+
+def course(rows: pd.DataFrame, of: str = "curve") -> pd.DataFrame:
+    """Final runs as `plots.bands` draws them: an arm a series, an epoch an x, the mean over seeds
+    with its 95 % t interval.
+    """
+    found = by_epoch(rows, of)
+    return pd.DataFrame(
+        [
+            (arm, epoch, *t_interval(values))
+            for arm, part in found.groupby(rows.arm, sort=False)
+            for epoch, values in part.items()
+        ],
+        columns=["series", "x", "value", "low", "high"],
+    )
 
 
 _RATES = {"lr": (7e-5, 1e-4, 1.4e-4, 2e-4, 2.8e-4, 4e-4)}
