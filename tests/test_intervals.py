@@ -13,6 +13,7 @@ from mtst_utils.experiments.intervals import (
     bootstrap_score,
     macro_f1_of,
     of_seeds,
+    spread_ratio,
     t_interval,
     wilson,
 )
@@ -87,3 +88,19 @@ def test_the_difference_of_two_studies_holds_the_truth_in_95_of_100_cases():
         assert low < effect < high
         held += low <= 200 <= high  # points
     assert 0.935 <= held / 2000 <= 0.975  # a little above 95 %: the narrower side adds to the wider
+
+
+@pytest.mark.parametrize("seeds", [5, 10, 20])
+def test_a_ratio_of_spreads_is_covered(seeds):
+    """One arm's spread is 1.5 times the other's, and their seeds go together."""
+    rng, held = np.random.default_rng(seeds), []
+    for _ in range(2000):
+        shared = rng.normal(size=seeds)
+        rival = 0.8 * shared + 0.6 * rng.normal(size=seeds)
+        values = 1.5 * (0.8 * shared + 0.6 * rng.normal(size=seeds))
+        ratio, low, high = spread_ratio(values, rival)
+        assert low < ratio < high
+        held.append(low < 1.5 < high)
+    assert 0.935 < np.mean(held) < 0.965
+    with pytest.raises(ValueError, match="four pairs of values"):
+        spread_ratio([1, 2, 3], [1, 2, 3])
