@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 import mtst_utils as mtst
-from mtst_utils.experiments import baselines, findings, results, studies
+from mtst_utils.backbones import DEFAULT
+from mtst_utils.experiments import baselines, findings, registry, results, studies
 from mtst_utils.experiments.intervals import t_interval
 from tests.benchmarks import figure as speed
 from tests.settings import SETTINGS
@@ -381,6 +382,30 @@ def test_what_freezing_costs_is_what_notebook_3_says():
     assert [float(number) for number in stated.groups()] == pytest.approx(expected, rel=0.02)
     memory = findings.findings("cost").query("arm == 'backbone frozen' and metric == 'memory'")
     assert memory.effect.between(1.8, 2.2).all()
+
+
+def test_what_notebook_3_says_of_setfit_and_of_gaps_without_an_interval():
+    text = " ".join(words_of("03").replace("−", "-").split())
+    keys = ["arm", "rival", "metric", "n"]
+    rated = findings.findings("few_labels").set_index(keys)
+    f1, pair = "sentiment macro F1", ("full", "set probe", "gap")
+    setfit = [rated.loc[("SetFit", rival, f1, 128)] for rival in ("full", "set probe")]
+    stated = re.search(r"it is at (-\d\.\d) beside full training and at (-\d\.\d) beside the", text)
+    assert [float(number) for number in stated.groups()] == [round(r.effect, 1) for r in setfit]
+    assert all(row.high < 2 for row in setfit)  # "two points are ruled out"
+    gaps = rated.xs(pair)
+    assert (gaps.low > 0).all()  # "at every size"
+    stated = re.search(r"at every size, by (\d+) points at 128 labels and by (\d+) at 2,048", text)
+    assert [int(number) for number in stated.groups()] == gaps.effect[[128, 2048]].round().tolist()
+    tweets = findings.findings("few_labels_tweets").set_index(keys)
+    assert (tweets.xs(pair).effect < 0).all()  # "it is not larger"
+    strength = {}
+    for name in ("few_labels", "few_labels_tweets"):
+        for n in (128, 512):
+            settings, _ = registry.chosen(registry.STUDIES[name], DEFAULT, n, "set probe")
+            strength[name, n] = settings["C"]
+    for n in (128, 512):
+        assert strength["few_labels_tweets", n] == 10 * strength["few_labels", n]
 
 
 def test_a_file_that_was_cut_off_is_not_read(tmp_path, monkeypatch):
