@@ -387,7 +387,7 @@ def test_what_freezing_costs_is_what_notebook_3_says():
 def test_what_notebook_3_says_of_setfit_and_of_gaps_without_an_interval():
     text = " ".join(words_of("03").replace("−", "-").split())
     keys = ["arm", "rival", "metric", "n"]
-    rated = findings.findings("few_labels").set_index(keys)
+    rated = findings.findings("few_labels").set_index(keys).sort_index()
     f1, pair = "sentiment macro F1", ("full", "set probe", "gap")
     setfit = [rated.loc[("SetFit", rival, f1, 128)] for rival in ("full", "set probe")]
     stated = re.search(r"it is at (-\d\.\d) beside full training and at (-\d\.\d) beside the", text)
@@ -397,7 +397,7 @@ def test_what_notebook_3_says_of_setfit_and_of_gaps_without_an_interval():
     assert (gaps.low > 0).all()  # "at every size"
     stated = re.search(r"at every size, by (\d+) points at 128 labels and by (\d+) at 2,048", text)
     assert [int(number) for number in stated.groups()] == gaps.effect[[128, 2048]].round().tolist()
-    tweets = findings.findings("few_labels_tweets").set_index(keys)
+    tweets = findings.findings("few_labels_tweets").set_index(keys).sort_index()
     assert (tweets.xs(pair).effect < 0).all()  # "it is not larger"
     strength = {}
     for name in ("few_labels", "few_labels_tweets"):
