@@ -711,12 +711,19 @@ def test_rates_over_time_are_matched_and_constant_after_the_first_epoch(tiny, mo
     kept = {"study": "over_time", "phase": "tune", "backbone": DEFAULT, "corpus": designs.RATED}
     for seed, score in ((1000, 0.4), (1001, 0.6)):
         own = {"n": 500, "arm": "decay 1", "settings": records.compact({"lr": 1e-4}), "seed": seed}
-        details = {"curve": {1: score, 2: score + 0.1}}
-        records.keep(kept | own | {"details": records.compact(details)})
-    assert over_time.tuning("decay 1").loc[1e-4].to_dict() == pytest.approx({1: 0.5, 2: 0.6})
-    course = over_time.course(records.rows_of("over_time"))
+        details = {"curve": {1: score, 2: score + 0.1}, "area": score, "rise": 0.1, "kept": 0.5}
+        valid = dict.fromkeys(over_time.OVER_TIME.validation, score)
+        records.keep(kept | own | valid | {"details": records.compact(details)})
+        own |= {"arm": "decay 0.8"} | dict.fromkeys(valid, score + 0.02)
+        records.keep(kept | own | {"details": records.compact(details | {"rise": 0.2})})
+    assert over_time.tuning("decay 1").loc[1e-4].to_dict() == pytest.approx({1: 50, 2: 60})
+    beside = over_time.at_equal_rates("decay 0.8", "decay 1")
+    assert beside.index.tolist() == [1000, 1001]
+    expected = [2, 2, 0, 10, 0]  # both scores, area, rise, kept
+    assert beside.loc[1000].tolist() == pytest.approx(expected)
+    course = over_time.course(records.rows_of("over_time").query("arm == 'decay 1'"))
     assert course.x.tolist() == [1, 2]
-    assert course.value.tolist() == pytest.approx([0.5, 0.6])
+    assert course.value.tolist() == pytest.approx([50, 60])
     assert (course.low < course.value).all()
 
 
@@ -766,10 +773,29 @@ def test_every_label_of_both_corpora_is_known():
             assert set(rows[task]) == set(common.labels_of(task, corpus))
 
 
+def test_the_ledger_says_what_was_declared_later(tiny, monkeypatch):
+    """A comparison that was, and one of an arm that was."""
+
+    def run(job):
+        return Outcome({}, details={"seconds": 1.0 + 0.01 * (job.seed % 3)})
+
+    arms = {name: Arm(run, {}, "", later=name == "C") for name in "ABC"}
+    pairs = (("A", "B", False), ("A", "B", True), ("A", "C", False))
+    comparisons = tuple(
+        Comparison("7", arm, rival, "no loss", "seconds", later=later)
+        for arm, rival, later in pairs
+    )
+    changes = {"arms": arms, "comparisons": comparisons, "margins": {16: 0.05}, "seeds": {16: 9}}
+    monkeypatch.setitem(registry.STUDIES, "toy", toy(**changes))
+    registry.run("toy", DEFAULT)
+    assert findings.findings("toy", DEFAULT).later.tolist() == ["", "yes", "yes"]
+
+
 def test_a_study_on_another_corpus_is_the_same_but_for_its_arms_and_sizes():
     for again in second_corpus.ON_TWEETS:
         study = registry.STUDIES[again.name.removesuffix("_tweets")]
-        assert again.arms == {name: study.arms[name] for name in again.arms}
+        together = {name: dataclasses.replace(study.arms[name], later=False) for name in again.arms}
+        assert again.arms == together
         assert again.comparisons
         assert set(again.comparisons) <= set(study.comparisons)
         assert (again.metric, again.validation) == (study.metric, study.validation)

@@ -104,3 +104,5 @@ def test_a_ratio_of_spreads_is_covered(seeds):
     assert 0.935 < np.mean(held) < 0.965
     with pytest.raises(ValueError, match="four pairs of values"):
         spread_ratio([1, 2, 3], [1, 2, 3])
+    with pytest.raises(ValueError, match="all values of one side are the same"):
+        spread_ratio([1, 1, 1, 1], [1, 2, 3, 4])

@@ -12,7 +12,8 @@ from conftest import tiny_backbone, tiny_tokenizer
 from test_transfer import tiny  # noqa: F401 (a fixture: every study on a tiny backbone)
 
 import mtst_utils as mtst
-from mtst_utils.experiments import layer_rates, results, studies
+from mtst_utils.backbones import DEFAULT
+from mtst_utils.experiments import findings, layer_rates, over_time, registry, results, studies
 
 
 @pytest.fixture
@@ -173,3 +174,35 @@ def test_counts_in_notebook_4_follow_from_the_grids(monkeypatch):
             name = "decay 0.95, rate 0.0002"
             found = results.paired(study, name, f"upside down, {name}", metric)
             assert found["low"] < 0 < found["high"]
+
+
+def test_what_notebook_4_says_of_eight_epochs_follows_from_the_rows():
+    path = next((Path(__file__).parent.parent / "notebooks").glob("04_*.ipynb"))
+    cells = json.loads(path.read_text())["cells"]
+    notebook = " ".join(" ".join("".join(cell["source"]) for cell in cells).split())
+    score, loss = (over_time.tuning("decay 1", of=of) for of in ("curve", "loss"))
+    assert "after three epochs it is 2e-4, from five on 7e-5" in notebook
+    assert score[3].idxmax() == 2e-4
+    assert set(score.loc[:, 5:].idxmax()) == {7e-5}
+    assert "lowest after three epochs at the latest" in notebook
+    assert loss.idxmin(axis=1).max() == 3
+    assert (loss[8] / loss.min(axis=1)).between(1.5, 2.5).all()  # "to about twice what it was"
+    assert (score.max(axis=1) - score[8])[[7e-5, 1e-4]].max() < 1  # "at small rates hardly falls"
+    found = findings.findings("over_time").set_index(["number", "arm", "rival", "metric"])
+    pair, turned = ("decay 0.95", "decay 1"), ("decay 1", "decay 0.95")
+    rises = found.loc[("24", *turned, "rise")]
+    assert f"rises less, by {rises.effect:.0f} hundredths of a nat †" in notebook
+    assert "which is the area under the curve, is within a point" in notebook
+    assert found.loc[("25", *pair, "area")].verdict == "does not hold"
+    better = found.loc[("23", *pair, "sentiment macro F1")]
+    words = f"{better.effect:.1f} points on test, between {better.low:.1f} and {better.high:.1f}"
+    assert words.replace("-", "−") in notebook
+    chosen = {arm: registry.chosen(over_time.OVER_TIME, DEFAULT, 500, arm)[0]["lr"] for arm in pair}
+    assert chosen == {"decay 0.95": 7e-5, "decay 1": 1e-4}
+    equal = over_time.at_equal_rates(*pair)
+    assert equal.rise.min() < 0 < equal.rise.max()  # "the loss rises as much"
+    assert equal["valid domain accuracy"].between(0.45, 1.55).all()
+    assert (equal.kept < 0).all()  # "sentences move a little further in all three"
+    level = found.loc[("21", "as written", "decay 0.95", "sentiment macro F1")]
+    assert level.verdict == "cannot tell"  # "level, as far as ten seeds can tell"
+    assert level.low < 0 < level.high

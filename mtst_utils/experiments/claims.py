@@ -21,7 +21,8 @@ from mtst_utils.packaged_weights import DEFAULT
 
 LEDGER = DATA / "claims.csv"
 COLUMNS = """number claim source arm rival metric unit margin effect low high low90 high90 mde seeds
-corpus backbone p_holm verdict notebook row_verdict survives tuned study n carries_over""".split()
+corpus backbone p_holm verdict notebook row_verdict survives tuned study n carries_over
+later""".split()
 TEXT = "the reference text"
 CLAIMS = {  # number: what is claimed, who says so besides, where it is shown
     1: ("A paraphrase-tuned sentence model is a good starting point", "", "01, section 5"),
@@ -373,8 +374,8 @@ EARLIER = [
 ]
 # Arms whose names say little beside others' than their study's.
 PLAIN = {"none": "head A frozen alone", "before": "before task B"}
-# Runs of before stay at the sizes that no declared study has yet (4: the time to answer, of which
-# `cost`, the time to train, says nothing).
+# Runs of before stay at the sizes and backbones that no declared study has yet (4: the time to
+# answer, of which `cost`, the time to train, says nothing).
 BY_SIZE = {1, 3, 4, 5, 13, 15, 17, 18, 20, 21, 23, 24, 25, 26}
 BESIDE = {  # what is tested beside the claims, by its name in the declarations
     "remedy": "A remedy keeps more of both tasks than head A frozen alone",
@@ -414,7 +415,8 @@ def ledger() -> pd.DataFrame:
     backbone and corpus); notebook. Besides: row_verdict (of this comparison alone), survives
     (whether what is clear is clear still after Holm's correction over `family`), tuned (no: of the
     runs before designs were declared), study, n (training sentences), carries_over (of another
-    corpus than the first: whether the verdict is the same there).
+    corpus than the first: whether the verdict is the same there), later (yes: the comparison or one
+    of its arms was declared when others had run).
     """
     return pd.read_csv(LEDGER, keep_default_na=False, na_values=[""])
 
@@ -449,11 +451,12 @@ def family() -> pd.DataFrame:
     )
     declared = declared.replace({"arm": PLAIN, "rival": PLAIN})
     first = declared[declared.corpus == RATED]
-    done, sizes = set(first.number), set(zip(first.number, first.n, strict=True))
+    done = set(first.number)
+    sizes = set(zip(first.number, first.n, first.backbone, strict=True))
     earlier = pd.DataFrame([_row(earlier) for earlier in EARLIER])
     stays = [
-        (number, n) not in sizes if number in BY_SIZE else number not in done
-        for number, n in zip(earlier.number, earlier.n, strict=True)
+        (number, *where) not in sizes if number in BY_SIZE else number not in done
+        for number, *where in zip(earlier.number, earlier.n, earlier.backbone, strict=True)
     ]
     table = pd.concat(
         [declared.rename(columns={"verdict": "row_verdict"}), earlier[stays], pd.DataFrame(rows)]
@@ -581,8 +584,9 @@ def _beside(row) -> str | None:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The ledger as a Markdown table; ° marks rows of the runs before designs were declared. On a
-    claim's own line is its verdict on the default backbone and the first corpus.
+    """The ledger as a Markdown table; ° marks rows of the runs before designs were declared, later
+    those of arms or comparisons that were declared when others had run. On a claim's own line is
+    its verdict on the default backbone and the first corpus.
     """
     lines = [
         "| | claim, and what was compared | effect, 95 % interval | detectable | seeds | verdict "
@@ -592,6 +596,7 @@ def markdown(table: pd.DataFrame) -> str:
     number = None
     for row in table.itertuples():
         mark = "" if row.tuned == "yes" or row.verdict == "by construction" else " °"
+        mark += ", later" if row.later == "yes" else ""
         mark += " (not after Holm)" if row.survives is False or row.survives == "False" else ""
         if (row.number, row.claim) != number:
             number = (row.number, row.claim)

@@ -68,7 +68,9 @@ class Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A claim's two arms. promise: what the claim says of arm - rival, as in verdicts.PROMISES."""
+    """A claim's two arms. promise: what the claim says of arm - rival, as in verdicts.PROMISES.
+    later: written down when both had run.
+    """
 
     claim: str
     arm: str
@@ -76,6 +78,7 @@ class Comparison:
     promise: str
     metric: str = "sentiment macro F1"
     source: str = ""  # who says so
+    later: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class Study:
     def repeated(
         self, name: str, corpus: str, arms: tuple[str, ...], sizes: tuple[int, ...], seeds: int
     ) -> "Study":
-        """The same design on another corpus, for some of its arms and sizes."""
+        """The same design on another corpus, for some of its arms and sizes, which run together."""
 
         def some(by_size: dict) -> dict:
             return {n: by_size[n] for n in sizes}
@@ -140,7 +143,7 @@ class Study:
             self,
             name=name,
             corpus=corpus,
-            arms={arm: self.arms[arm] for arm in arms},
+            arms={arm: replace(self.arms[arm], later=False) for arm in arms},
             comparisons=tuple(c for c in self.comparisons if {c.arm, c.rival} <= set(arms)),
             margins=some(self.margins),
             seeds=dict.fromkeys(sizes, seeds),

@@ -60,6 +60,7 @@ LEDGER = [
     "seed_se",
     "group_se",
     "sign",
+    "later",
 ]
 
 
@@ -110,22 +111,24 @@ def more_training(study: Study, backbone: str, n: int, arm: str) -> tuple[float,
 
 
 COSTS = ("seconds", "memory")  # compared as ratios, from the details of the rows
-# Compared as they are, from the details, too: a cosine, a log loss, and the mean of a curve.
-AS_THEY_ARE = {"kept": "hundredths", "rise": "hundredths", "area": "points"}
+# Compared as they are, from the details, too: a cosine, a log loss, means of curves over training
+# (on validation sentences; on test sentences).
+AS_THEY_ARE = dict.fromkeys(("kept", "rise"), "hundredths")
+AS_THEY_ARE |= dict.fromkeys(("area", "test area"), "points")
 
 
 def of_details(
     study: Study, comparison: Comparison, backbone: str, n: int, seeds: list[int]
 ) -> Estimate:
-    """arm - rival; of a cost log(rival / arm): above zero, the arm is cheaper. The area under a
-    curve over training is its mean.
+    """arm - rival; of a cost log(rival / arm): above zero, the arm is cheaper. The area under the
+    curve on test sentences is its mean.
 
     Paired by seed. There are no test groups: a t interval over seeds.
     """
 
     def value(details: str) -> float:
         found = json.loads(details)
-        if comparison.metric == "area":
+        if comparison.metric == "test area":
             return np.mean(list(found["curve"].values()))
         return found[comparison.metric]
 
@@ -214,6 +217,8 @@ def _row(study: Study, backbone: str, n: int, comparison: Comparison, found: Est
     margin = study.margin(n, comparison.metric)
     margin = float(np.log1p(margin)) if unit == "times" else margin
     finished = found.seeds == study.wanted(n, backbone)
+    arms = study.arms[comparison.arm], study.arms[comparison.rival]
+    later = comparison.later or any(arm.later for arm in arms)
     return found.numbers(unit) | {
         "number": comparison.claim,
         "claim": study.question,
@@ -230,6 +235,7 @@ def _row(study: Study, backbone: str, n: int, comparison: Comparison, found: Est
         "verdict": verdict(found, margin, comparison.promise) if finished else "unfinished",
         "study": study.name,
         "n": n,
+        "later": "yes" if later else "",
         "seed_se": 100 * found.seed_se,
         "group_se": 100 * found.group_se,
     }

@@ -77,16 +77,18 @@ def t_interval(values):
 
 
 def spread_ratio(values, rival):
-    """How many times the rival's spread (standard deviation) over seeds another's is, paired by
-    seed, with its 95 % interval: (ratio, low, high).
+    """Standard deviation of values over that of rival, paired by seed, with its 95 % interval:
+    (ratio, low, high).
 
     Pitman 1939, Morgan 1939: two spreads are equal where sum and difference do not correlate. For
-    scores that are normal.
+    scores that are normal; of long tails too few intervals hold the truth.
     """
     values, rival = np.asarray(values, float), np.asarray(rival, float)
     n = len(values)
     if n != len(rival) or n < 4:
         raise ValueError(f"spreads need four pairs of values or more; got {n} and {len(rival)}")
+    if not values.std() or not rival.std():
+        raise ValueError("a ratio of spreads needs two; all values of one side are the same")
     together = np.corrcoef(values, rival)[0, 1]
     k = 1 + 2 * (1 - together**2) * stats.t.ppf(0.975, n - 2) ** 2 / (n - 2)
     ratio, factor = values.std(ddof=1) / rival.std(ddof=1), np.sqrt(k + np.sqrt(k**2 - 1))
