@@ -10,10 +10,20 @@ import pytest
 import torch
 from conftest import tiny_backbone, tiny_tokenizer
 from test_transfer import tiny  # noqa: F401 (a fixture: every study on a tiny backbone)
+from torch import nn
 
 import mtst_utils as mtst
 from mtst_utils.backbones import DEFAULT
-from mtst_utils.experiments import findings, layer_rates, over_time, registry, results, studies
+from mtst_utils.experiments import (
+    findings,
+    intervals,
+    layer_rates,
+    over_time,
+    records,
+    registry,
+    results,
+    studies,
+)
 
 
 @pytest.fixture
@@ -177,9 +187,7 @@ def test_counts_in_notebook_4_follow_from_the_grids(monkeypatch):
 
 
 def test_what_notebook_4_says_of_eight_epochs_follows_from_the_rows():
-    path = next((Path(__file__).parent.parent / "notebooks").glob("04_*.ipynb"))
-    cells = json.loads(path.read_text())["cells"]
-    notebook = " ".join(" ".join("".join(cell["source"]) for cell in cells).split())
+    notebook = _text()
     score, loss = (over_time.tuning("decay 1", of=of) for of in ("curve", "loss"))
     assert "after three epochs it is 2e-4, from five on 7e-5" in notebook
     assert score[3].idxmax() == 2e-4
@@ -206,3 +214,88 @@ def test_what_notebook_4_says_of_eight_epochs_follows_from_the_rows():
     level = found.loc[("21", "as written", "decay 0.95", "sentiment macro F1")]
     assert level.verdict == "cannot tell"  # "level, as far as ten seeds can tell"
     assert level.low < 0 < level.high
+
+
+def _text():
+    path = next((Path(__file__).parent.parent / "notebooks").glob("04_*.ipynb"))
+    cells = json.loads(path.read_text())["cells"]
+    return " ".join(" ".join("".join(cell["source"]) for cell in cells).split())
+
+
+def test_what_notebook_4_says_of_equal_mean_rates_follows_from_the_grids():
+    """Interpolated as its own cell does it: a straight line over the rate's logarithm."""
+
+    def gain(study, decay, mean):
+        rows = results.load(study, DEFAULT).query("metric == 'sentiment macro F1'")
+        score = rows[rows.seed < 5].pivot(index="setting", columns="seed", values="value")
+        rates = np.array([2e-5, 5e-5, 1e-4, 2e-4, 5e-4])
+        own = score.loc[[f"decay {decay:g}, rate {rate:g}" for rate in rates]]
+        logs = np.log(rates * decay**3)
+        found = own.apply(lambda seed: np.interp(np.log(mean), logs, seed))
+        return 100 * (found - score.loc[f"decay 1, rate {mean:g}"]).mean()
+
+    few, many = "layerwise_few", "layerwise_many"
+    gained = gain(many, 0.65, 5e-5), gain(few, 0.65, 5e-5), gain(many, 0.8, 1e-4)
+    said = "at 5e-5 0.65 gains {:.1f} points on 4,000 sentences and {:.1f} on 200, at 1e-4 0.8"
+    assert said.format(*gained) + f" gains {gained[2]:.1f} on 4,000" in _text()
+    gap = {}
+    for metric in ("training, sentiment macro F1", "sentiment macro F1"):
+        rows = results.load(many, DEFAULT).query("metric == @metric")
+        gap[metric] = rows.pivot(index="setting", columns="seed", values="value")
+    gap = gap["training, sentiment macro F1"] - gap["sentiment macro F1"]
+    left = 100 * (gap.loc["decay 0.8, rate 0.0002"] - gap.loc["decay 1, rate 0.0001"]).mean()
+    assert f"little of it is left, {left:.1f};".replace("-", "−") in _text()
+
+
+def test_what_notebooks_3_and_4_say_of_equal_settings_follows_from_the_rows():
+    rows = records.rows_of("bake_off").query("phase == 'tune' and n == 200")
+    valid = rows.set_index(["settings", "seed", "arm"])["valid sentiment macro F1"].unstack("arm")
+    ahead = 100 * (valid["decay 0.95"] - valid["two rates"]).dropna().groupby("seed").mean()
+    assert "ahead by {:.1f}, {:.1f} and {:.1f}".format(*ahead) in _text()
+    rows = records.rows_of("bake_off").query("phase == 'tune' and n == 4000 and arm == 'two rates'")
+    means = 100 * rows.groupby("settings")["valid sentiment macro F1"].mean()
+    assert json.loads(means.idxmax()) == {"lr": 1e-4, "head_lr": 2.5e-4}
+    best = {rate: means[f'{{"head_lr":0.001,"lr":{rate}}}'] for rate in ("0.0001", "0.0002")}
+    assert 0.8 < best["0.0001"] - best["0.0002"] < 1  # "up to a point lower with heads alike"
+
+
+def test_the_end_of_training_decides_what_is_ahead_on_the_way():
+    """Claim 25's tuned rows on 200 sentences: without the last of four scores neither is clear."""
+
+    def on_the_way(study, arm):
+        rows = records.rows_of(study).query("phase == 'final' and n == 200")
+        rows = rows[rows.arm.isin([arm, "two rates"])]
+        curve = pd.DataFrame([json.loads(text)["curve"] for text in rows.details])
+        curve = curve.set_index(pd.MultiIndex.from_frame(rows[["arm", "seed"]])).drop(columns="1")
+        return intervals.t_interval((curve.loc[arm] - curve.loc["two rates"]).mean(axis=1))
+
+    for arm in ("decay 0.95", "decay 0.8"):
+        _, low, high = on_the_way("bake_off", arm)
+        assert low < 0 < high
+    assert on_the_way("bake_off_tweets", "decay 0.95")[2] < 0  # "clearly behind"
+    assert "without the end neither is clear, and on tweets 0.95 is clearly behind" in _text()
+
+
+def test_schedules_that_draw_rates_together_are_those_named_in_notebook_4():
+    schedules = torch.optim.lr_scheduler
+    made = {
+        "OneCycleLR": lambda optimizer: schedules.OneCycleLR(optimizer, 1e-3, total_steps=20),
+        "CyclicLR": lambda optimizer: schedules.CyclicLR(optimizer, 1e-5, 1e-3),
+        "CosineAnnealingLR": lambda optimizer: schedules.CosineAnnealingLR(
+            optimizer, 20, eta_min=1e-6
+        ),
+        "ReduceLROnPlateau": lambda optimizer: schedules.ReduceLROnPlateau(
+            optimizer, min_lr=1e-5, patience=1
+        ),
+        "LinearLR": schedules.LinearLR,
+    }
+    for name, make in made.items():
+        groups = [{"params": [nn.Parameter(torch.ones(1))], "lr": rate} for rate in (1e-4, 1e-5)]
+        optimizer = torch.optim.AdamW(groups)
+        schedule = make(optimizer)
+        for _ in range(20):
+            optimizer.step()
+            schedule.step(*[1.0] * (name == "ReduceLROnPlateau"))
+        top, bottom = (group["lr"] for group in optimizer.param_groups)
+        assert (top / bottom == pytest.approx(10)) == (name == "LinearLR"), name
+        assert name in _text() or name == "LinearLR"

@@ -1,5 +1,5 @@
 """What does a second task cost? `python -m tests.benchmarks.tasks`: one encoder with two heads,
-against a model per task.
+against the same with one head, and against a model per task.
 """
 
 import time
@@ -24,10 +24,14 @@ def shared(sentences):
     return answer([new_model()], sentences)
 
 
+def alone(sentences):
+    return answer([new_model(tasks=["sentiment"])], sentences)
+
+
 def separate(sentences):
     return answer([new_model(tasks=[task]) for task in ("domain", "sentiment")], sentences)
 
 
 if __name__ == "__main__":
-    runs = {"one encoder, two heads": shared, "two models": separate}
+    runs = {"one encoder, two heads": shared, "one model, one task": alone, "two models": separate}
     compare("both tasks answered", "tests.benchmarks.tasks", runs, "two models", 2000, __doc__)
