@@ -25,6 +25,8 @@ class Callback:
     run.total_steps, run.steps_per_epoch; run.history, a list of one dict a step, the last step of
     an epoch with validation scores; run.stop, which ends training after the step when set to True.
     The model is the caller's own, in train mode; freezing lasts until `fit` ends.
+    A callback's plain attributes count as its settings, which a checkpoint must agree with; what
+    changes on the way goes by a name that begins with "_", or into `state_dict`.
     """
 
     def on_start(self, run) -> None:
@@ -104,16 +106,21 @@ class GradualUnfreezing(Callback):
         stack = stack_of(run.model)
         own = [p for layer in stack for p in layer.parameters.values()]
         all_is_frozen = not any(p.requires_grad for p in backbone.parameters())
-        self.may_learn = {id(p) for p in own if p.requires_grad or all_is_frozen}
-        self.waiting = [(int(table.step[layer.name]), layer) for layer in stack]
+        self._may_learn = {id(p) for p in own if p.requires_grad or all_is_frozen}
+        # One in which the caller has frozen everything stays as it is, in eval mode.
+        joining = [s for s in stack if self._may_learn & {id(p) for p in s.parameters.values()}]
+        self._waiting = [(int(table.step[layer.name]), layer) for layer in joining]
         placed = {id(p) for p in own}
         for group in optimizer.param_groups:
             group["params"] = [p for p in group["params"] if id(p) not in placed]
-        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-        factors = [overall] * len(optimizer.param_groups)
-        for step, layer in self.waiting:
+            group.pop("param_names", None)  # they would no longer fit
+        pairs = zip(optimizer.param_groups, run.scheduler.lr_lambdas, strict=True)
+        kept = [(group, factor) for group, factor in pairs if group["params"]]
+        optimizer.param_groups[:] = [group for group, _ in kept]
+        factors = [factor for _, factor in kept]
+        for step, layer in self._waiting:
             lr = float(table.lr[layer.name])
-            learning = [p for p in layer.parameters.values() if id(p) in self.may_learn]
+            learning = [p for p in layer.parameters.values() if id(p) in self._may_learn]
             for group in by_weight_decay(layer.name, learning, lr, self.weight_decay):
                 optimizer.add_param_group(group | {"initial_lr": lr})
                 factors.append(partial(_joined, overall, step, self.warmup))
@@ -122,18 +129,18 @@ class GradualUnfreezing(Callback):
             freeze(part)
 
     def before_step(self, run) -> None:
-        for step, layer in self.waiting:
+        for step, layer in self._waiting:
             if step <= run.step:
                 run.unchanged_from = max(run.unchanged_from, step)
                 self._open(layer)
-        self.waiting = [(step, layer) for step, layer in self.waiting if step > run.step]
-        run.unchanged_until = min((step for step, _ in self.waiting), default=run.total_steps)
+        self._waiting = [(step, layer) for step, layer in self._waiting if step > run.step]
+        run.unchanged_until = min((step for step, _ in self._waiting), default=run.total_steps)
 
     def _open(self, layer) -> None:
         for module in layer.modules:
             unfreeze(module)
             for parameter in module.parameters():
-                parameter.requires_grad_(id(parameter) in self.may_learn)
+                parameter.requires_grad_(id(parameter) in self._may_learn)
 
 
 def _joined(overall, joins: int, warmup: int, step: int) -> float:

@@ -263,11 +263,15 @@ def _merged(backbone: PreTrainedModel) -> PreTrainedModel:
     if not any(hasattr(part, "get_base_layer") for part in backbone.modules()):
         return backbone
     merged = copy.deepcopy(backbone)
-    for name, part in list(merged.named_modules()):
+    for name, part in reversed(list(merged.named_modules())):
         if hasattr(part, "get_base_layer"):
             part.merge()
             parent, _, own_name = name.rpartition(".")
             setattr(merged.get_submodule(parent), own_name, part.get_base_layer())
+        elif hasattr(part, "modules_to_save"):
+            parent, _, own_name = name.rpartition(".")
+            trained = part.modules_to_save[part.active_adapters[0]]
+            setattr(merged.get_submodule(parent), own_name, trained)
     merged.delete_adapter(list(merged.peft_config))
     return merged
 

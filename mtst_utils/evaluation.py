@@ -24,6 +24,11 @@ def evaluate(
     Raises ValueError as `fit` does, and for a `by` that is no column.
     Taught in notebook 02, section 2.
     """
+    return pd.DataFrame(scored(model, frame, by, precision))
+
+
+def scored(model, frame: pd.DataFrame, by=None, precision: str = "auto") -> list[dict]:
+    """The rows of `evaluate`, each with the scores of its task's kind only."""
     by = checks.plain(by)
     labels, sentences = read_frame(model, frame)
     groups = _groups(frame, by)
@@ -39,8 +44,8 @@ def evaluate(
             scores = {"n": int(rated.sum())} | task.scores(truth[rated], probabilities[rated])
             if by in scores:
                 raise ValueError(f"by must not be called as a score is; rename the column {by!r}")
-            rows.append({"task": name} | ({by: value} if by else {}) | scores)
-    return pd.DataFrame(rows)
+            rows.append({"task": name} | ({} if by is None else {by: value}) | scores)
+    return rows
 
 
 def _groups(frame: pd.DataFrame, by: str | None) -> list[tuple[object, np.ndarray]]:

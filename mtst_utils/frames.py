@@ -6,6 +6,7 @@ Taught in notebook 02, section 2.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -209,8 +210,9 @@ class TrainingData:
         batches = self._batches(epoch)
         for i, rows in enumerate(batches[skip:], skip):
             own = rows[self.rank :: self.size]
-            length = -(-len(own) // self.parts)  # rounded up
-            parts = [own[k : k + length] for k in range(0, len(own), length)]
+            count = min(self.parts, len(rows) // self.size)  # the same in every process
+            edges = [len(own) * k // count for k in range(count + 1)]
+            parts = [own[start:end] for start, end in pairwise(edges)]
             yield Batch(rows, parts, is_last=i == len(batches) - 1)
 
     def truth(self, rows: list[int]) -> Mapping[str, Tensor]:

@@ -111,15 +111,27 @@ def frozen_as_before(model: nn.Module) -> Iterator[None]:
 
     Also after an interruption.
     """
-    parts = [(part, is_frozen(part)) for part in model.modules()]
-    learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    before = what_is_frozen(model)
     try:
         yield
     finally:
-        for part, frozen in parts:
-            if frozen and not is_frozen(part):
-                part.train = partial(_train_only_children, part)  # type: ignore[method-assign]
-            elif not frozen:
-                vars(part).pop("train", None)
-        for parameter, learns in learning:
-            parameter.requires_grad_(learns)
+        freeze_as(model, before)
+
+
+def what_is_frozen(model: nn.Module) -> dict[str, list[str]]:
+    """The names of modules that `freeze` was called on, and of parameters that do not learn."""
+    return {
+        "modules": [name for name, part in model.named_modules() if is_frozen(part)],
+        "parameters": [name for name, p in model.named_parameters() if not p.requires_grad],
+    }
+
+
+def freeze_as(model: nn.Module, frozen: dict[str, list[str]]) -> None:
+    """Freeze what is named, and nothing else."""
+    for name, part in model.named_modules():
+        if name not in frozen["modules"]:
+            vars(part).pop("train", None)
+        elif not is_frozen(part):
+            part.training, part.train = False, partial(_train_only_children, part)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen["parameters"])

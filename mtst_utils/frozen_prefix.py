@@ -46,7 +46,7 @@ class FrozenPrefix:
         self.kind = model.encoder.backbone.config.model_type
         self.depth = 0
         self.cached: Tensor | list[Tensor] | None = None
-        self.batch: tuple[list[int], Tensor] = [], torch.empty(0)
+        self.batch: tuple[list[int], tuple[Tensor, ...]] = [], ()
 
     @cached_property
     def stack(self) -> LayerStack:
@@ -70,7 +70,7 @@ class FrozenPrefix:
         """The module to call with these rows' inputs: the model itself where nothing is cached."""
         if self.cached is None:
             return self.model
-        self.batch = rows, inputs[0]
+        self.batch = rows, inputs
         encoder = _twin(self.model.encoder)
         encoder.forward = self._answer
         return _twin(self.model, encoder=encoder)
@@ -83,8 +83,9 @@ class FrozenPrefix:
 
     def _answer(self, input_ids: Tensor, attention_mask: Tensor, **others: Tensor) -> Tensor:
         """The encoder's embeddings [B, H] from the cache, for the sentences of the batch."""
-        encoder, (rows, known_ids) = self.model.encoder, self.batch
-        if self.cached is None or others or not torch.equal(input_ids, known_ids):
+        encoder, (rows, known) = self.model.encoder, self.batch
+        given = input_ids, attention_mask
+        if self.cached is None or others or not all(map(torch.equal, given, known)):
             # Sentences of the model's own choice.
             return encoder(input_ids, attention_mask, **others)
         if isinstance(self.cached, Tensor):  # all is frozen: these are the embeddings
@@ -104,12 +105,14 @@ class FrozenPrefix:
     def _frozen_depth(self) -> int:
         """How many layers from the input up are frozen, as far as they can be cached."""
         depth, encoder = 0, self.model.encoder
+        own_forward = type(encoder).forward is not SentenceEncoder.forward
         while depth < len(self.stack) and _is_fixed(self.stack[depth]):
             depth += 1
         if depth == len(self.stack):
             # Whatever an encoder of one's own adds to its backbone must not learn either.
-            return depth if not any(p.requires_grad for p in encoder.parameters()) else 0
-        own_forward = type(encoder).forward is not SentenceEncoder.forward
+            own_training = own_forward and encoder.training
+            learns = any(p.requires_grad for p in encoder.parameters())
+            return 0 if learns or own_training else depth
         return 0 if own_forward or self.kind in WHOLE_ONLY else depth
 
     def _fits(self) -> bool:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -528,6 +528,5 @@ def _task_of(row: dict) -> Task:
             f"task {row['name']!r} is of kind {kind!r}; known are {', '.join(KINDS)}. "
             "Add a kind of your own to mtst_utils.multitask.KINDS before loading"
         )
-    if kind == "RegressionTask":
-        options.pop("labels", None)
-    return KINDS[kind](**options)
+    taken = {option.name for option in fields(KINDS[kind]) if option.init}
+    return KINDS[kind](**{name: value for name, value in options.items() if name in taken})

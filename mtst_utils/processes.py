@@ -5,7 +5,7 @@ Taught in notebook 02, section 2.
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from torch import Tensor, nn
@@ -54,15 +54,6 @@ class Processes:
             self._learning_ids = learning_ids
             self._prepared = self.accelerator.prepare(_WithPrecision(module, autocast), optimizer)
         return self._prepared
-
-    def backward(self, module: Callable, loss: Tensor, is_last_part: bool) -> None:
-        """Add up the gradients; only with a batch's last part are they exchanged."""
-        if self.accelerator is None:
-            loss.backward()
-            return
-        waits = nullcontext() if is_last_part else self.accelerator.no_sync(module)
-        with waits:
-            self.accelerator.backward(loss)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over processes."""

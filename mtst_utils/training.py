@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from mtst_utils import checks
 from mtst_utils.acceleration import Acceleration
 from mtst_utils.checkpoints import Checkpoint, fingerprint
-from mtst_utils.evaluation import evaluate
+from mtst_utils.evaluation import scored
 from mtst_utils.frames import Batch, TrainingData
 from mtst_utils.freezing import frozen_as_before
 from mtst_utils.learning_rates import default_optimizer, warmup_linear
@@ -127,7 +127,7 @@ def step(run: "Run", batch: Batch) -> None:
         totals = {name: share + totals.get(name, 0) for name, share in shares.items()}
         if run.learning:
             # Gradients add up over the parts; processes exchange them once, with the last one.
-            run.processes.backward(run.module, loss, is_last_part=part is batch.parts[-1])
+            loss.backward()
         del output, losses, loss  # and with them the graph, before the next one grows
     values = run.finite_means(totals)
     length = clip_grad_norm_(run.learning, run.clip_norm)
@@ -168,6 +168,8 @@ class Run:
         self.total_steps = epochs * data.steps_per_epoch
         self.unchanged_from, self.unchanged_until = 0, self.total_steps
         self.optimizer = optimizer if optimizer is not None else default_optimizer(model)
+        # What the caller's optimizer is like is given back when training ends.
+        self.groups_before = [(group, dict(group)) for group in self.optimizer.param_groups]
         for group in self.optimizer.param_groups:
             # A rate of NumPy's or torch's would be counted in float32, and fit no checkpoint.
             group.update({name: checks.plain(value) for name, value in group.items()})
@@ -203,6 +205,10 @@ class Run:
                 yield
         finally:
             self.clear_gradients()
+            for group, before in self.groups_before:
+                group.clear()
+                group.update(before)
+            self.optimizer.param_groups[:] = [group for group, _ in self.groups_before]
             self.model.eval()
             self.progress.close()
 
@@ -215,8 +221,9 @@ class Run:
 
     def begin_step(self) -> None:
         """Whatever depends on what is frozen now, and the seed of this step's dropout."""
+        before = {id(p) for p in self.learning}
         self.learning = [p for p in self.model.parameters() if p.requires_grad]
-        if not self.history:
+        if not {id(p) for p in self.learning} <= before:
             self.check_optimizer()
         self.rate = checks.plain(self.optimizer.param_groups[-1]["lr"])
         unchanged = self.unchanged_until - self.unchanged_from
@@ -270,7 +277,9 @@ class Run:
         for name, value in output.losses.items():
             weight = self.data.weight_in_batch(self.model, name, rows, batch)
             losses[name] = value * weight * self.processes.size  # processes are averaged
-        return losses, self.model.total_loss(losses)
+        rest = output.loss - self.model.total_loss(output.losses)  # what a forward has added
+        share = len(rows) / len(batch.rows) * self.processes.size
+        return losses, self.model.total_loss(losses) + rest * share
 
     def finite_means(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         """The numbers, averaged over processes.
@@ -307,7 +316,7 @@ class Run:
 
     def validate(self, valid: pd.DataFrame) -> None:
         """Add the validation scores to the last step's row."""
-        for row in evaluate(self.model, valid, precision=self.precision).to_dict("records"):
+        for row in scored(self.model, valid, precision=self.precision):
             task = row.pop("task")
             scores = {name: value for name, value in row.items() if name != "n"}
             self.history[-1] |= {f"valid {task} {name}": value for name, value in scores.items()}

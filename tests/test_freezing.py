@@ -275,14 +275,21 @@ def test_layers_that_the_optimizer_does_not_hold_join_it():
     mtst.freeze(model.encoder.backbone)
     optimizer = torch.optim.AdamW(mtst.layerwise_lr_groups(model, 1e-4, 0.95, head_lr=1e-3))
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4  # the heads
-    fit(model, optimizer=optimizer, callbacks=[mtst.GradualUnfreezing(base_lr=1e-4, decay=0.95)])
-    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    groups = []
+
+    class Look(mtst.Callback):
+        def on_step(self, run):
+            groups[:] = [dict(group) for group in run.optimizer.param_groups]
+
+    unfreezing = mtst.GradualUnfreezing(base_lr=1e-4, decay=0.95)
+    fit(model, optimizer=optimizer, callbacks=[unfreezing, Look()])
+    held = [id(p) for group in groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters())
-    names = [group["name"] for group in optimizer.param_groups]
+    names = [group["name"] for group in groups]
     assert names[:2] == ["heads", "heads, no weight decay"]
-    rates = dict(mtst.lr_table(optimizer.param_groups).set_index("name").lr)
+    rates = dict(mtst.lr_table(groups).set_index("name").lr)
     assert list(rates) == ["heads", "embeddings", "block 0", "block 1", "block 2"]
-    initial = {group["layer"]: group["initial_lr"] for group in optimizer.param_groups}
+    initial = {group["layer"]: group["initial_lr"] for group in groups}
     assert initial == pytest.approx(
         {
             "heads": 1e-3,

@@ -113,11 +113,11 @@ def test_nothing_is_printed_without_progress(capsys):
 
 
 def test_validation_has_the_precision_of_the_training(monkeypatch):
-    asked, evaluate = [], mtst.training.evaluate
+    asked, scored = [], mtst.training.scored
     monkeypatch.setattr(
         mtst.training,
-        "evaluate",
-        lambda model, frame, precision: asked.append(precision) or evaluate(model, frame),
+        "scored",
+        lambda model, frame, precision: asked.append(precision) or scored(model, frame),
     )
     fit(small.model(), valid=FRAME, precision="bfloat16", epochs=1)
     assert asked == ["bfloat16"]
@@ -382,7 +382,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     run_forked(two_processes.launch, two_processes.write_losses, tmp_path)
     found = json.loads((tmp_path / "losses.json").read_text())
     assert found["processes"] == 2  # `accelerate launch --cpu` starts one, whatever it is told
-    for name in ("everything", "gradual", "few labels", "in parts"):
+    for name in ("everything", "gradual", "few labels", "in parts", "in uneven parts"):
         assert found[name] == pytest.approx(expected[name], abs=1e-4)
     assert expected["everything"] != expected["gradual"]
 

@@ -1,0 +1,244 @@
+"""What `fit` promises, where a reader of the code found that it was not kept."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from small import frame, model
+from torch.optim.lr_scheduler import LambdaLR
+
+import mtst_utils as mtst
+from mtst_utils import multitask
+from mtst_utils.frames import TrainingData
+
+FRAME = frame(24)
+QUIET = {"progress": False, "precision": "float32"}
+
+
+class At(mtst.Callback):
+    """Calls what it is given before one step."""
+
+    def __init__(self, step, then):
+        self._step, self._then = step, then
+
+    def before_step(self, run):
+        if run.step == self._step:
+            self._then(run)
+
+
+def weights(net):
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def same(one, other):
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_every_process_has_as_many_parts_as_the_others():
+    """One with a sentence less had a part less, and waited for the other for ever."""
+    net = model()
+    for rows in (9, 10, 11):
+        shares = [TrainingData(net, FRAME, rows, 0, rank, 2, parts=4) for rank in (0, 1)]
+        for one, other in zip(*(share.epoch(0) for share in shares), strict=True):
+            assert len(one.parts) == len(other.parts)
+            assert sorted(row for part in one.parts + other.parts for row in part) == sorted(
+                one.rows
+            )
+            assert all(one.parts + other.parts)
+
+
+def test_what_a_callback_unfreezes_later_is_asked_after():
+    net = model()
+    mtst.freeze(net.encoder)
+    later = At(3, lambda run: mtst.unfreeze(run.model.encoder))
+    with pytest.warns(UserWarning, match="it does not hold .* parameters that may learn"):
+        mtst.fit(net, FRAME, epochs=2, batch_size=8, callbacks=[later], **QUIET)
+
+
+class Masking(mtst.MultiTaskModel):
+    def forward(self, input_ids, attention_mask, labels=None):
+        mask = attention_mask.clone()
+        mask[:, 0] = 0
+        return super().forward(input_ids, mask, labels)
+
+
+class Dropping(mtst.SentenceEncoder):
+    def forward(self, input_ids, attention_mask):
+        if self.training:
+            input_ids = input_ids.clone()
+            input_ids[:, 1] = 2
+        return super().forward(input_ids, attention_mask)
+
+
+@pytest.mark.parametrize("kind", ["another mask", "an encoder that trains otherwise"])
+def test_the_cache_does_not_change_what_a_subclass_trains(kind):
+    found = []
+    for acceleration in (True, False):
+        net = model(dropout=0)
+        if kind == "another mask":
+            net.__class__ = Masking
+            mtst.freeze(net.encoder)
+        else:
+            net.encoder.__class__ = Dropping
+            mtst.freeze(net.encoder.backbone)
+        found.append(mtst.fit(net, FRAME, epochs=3, acceleration=acceleration, **QUIET).loss)
+    np.testing.assert_allclose(*found, atol=1e-6)
+
+
+class Strong(mtst.MultiTaskModel):
+    def forward(self, input_ids, attention_mask, labels=None):
+        output = super().forward(input_ids, attention_mask, labels)
+        if labels is not None:
+            output.loss = output.loss + self.strength * output.embeddings.square().mean()
+        return output
+
+
+def strong(strength):
+    net = model()
+    net.__class__, net.strength = Strong, strength
+    return net
+
+
+def test_what_a_subclass_adds_to_the_loss_is_there_in_parts_too():
+    found = []
+    for parts in (1, 2):
+        net = strong(10.0).eval()
+        for part in net.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+        found.append(mtst.fit(net, FRAME, epochs=1, batch_size=8, parts=parts, **QUIET).loss)
+    np.testing.assert_allclose(*found, rtol=1e-4)
+    assert found[0].iloc[0] > 3  # without what is added, about 1.4
+
+
+def test_a_checkpoint_is_not_taken_for_a_model_of_another_setting(tmp_path):
+    def stop(run):
+        raise KeyboardInterrupt
+
+    options = {"epochs": 4, "batch_size": 8, "checkpoint": tmp_path} | QUIET
+    with pytest.raises(KeyboardInterrupt):
+        mtst.fit(strong(0.0), FRAME, callbacks=[At(4, stop)], **options)
+    with pytest.raises(ValueError, match="of another run .model differ"):
+        mtst.fit(strong(10.0), FRAME, callbacks=[At(4, stop)], **options)
+
+
+def test_a_checkpoint_is_not_taken_for_other_adapters(tmp_path):
+    peft = pytest.importorskip("peft")
+
+    def stop(run):
+        raise KeyboardInterrupt
+
+    for alpha, expected in ((8, KeyboardInterrupt), (8, KeyboardInterrupt), (64, ValueError)):
+        net = model()
+        mtst.freeze(net.encoder.backbone)
+        names = {"query", "key", "value"}  # a set, whose order changes from process to process
+        net.encoder.backbone.add_adapter(peft.LoraConfig(lora_alpha=alpha, target_modules=names))
+        for part in net.encoder.backbone.modules():
+            vars(part).pop("train", None)
+        options = {"epochs": 4, "batch_size": 8, "checkpoint": tmp_path} | QUIET
+        with pytest.raises(expected, match="adapters differ" if alpha == 64 else None):
+            mtst.fit(net, FRAME, callbacks=[At(4, stop)], **options)
+
+
+def test_going_on_finds_frozen_what_a_callback_had_frozen(tmp_path):
+    def freeze_head(run):
+        mtst.freeze(run.model.heads["letter"])
+
+    def stop(run):
+        raise KeyboardInterrupt
+
+    options = {"epochs": 3, "batch_size": 8, "checkpoint": tmp_path} | QUIET
+    whole, again = model(), model()
+    mtst.fit(whole, FRAME, callbacks=[At(2, freeze_head)], **options | {"checkpoint": None})
+    with pytest.raises(KeyboardInterrupt):
+        mtst.fit(model(), FRAME, callbacks=[At(2, freeze_head), At(7, stop)], **options)
+    mtst.fit(again, FRAME, callbacks=[At(2, freeze_head), At(7, lambda run: None)], **options)
+    assert same(weights(whole), weights(again))
+
+
+def test_gradual_unfreezing_leaves_frozen_layers_in_eval_mode():
+    net, seen = model(), []
+    mtst.unfreeze_top_blocks(net, 1)
+    lowest = net.encoder.backbone.embeddings
+
+    class Look(mtst.Callback):
+        def on_step(self, run):
+            seen.append(any(part.training for part in lowest.modules()))
+
+    unfreezing = mtst.GradualUnfreezing(0.2, 0.6)
+    mtst.fit(net, FRAME, epochs=2, batch_size=4, callbacks=[unfreezing, Look()], **QUIET)
+    assert not any(seen)
+
+
+def test_gradual_unfreezing_keeps_the_schedules_of_other_groups():
+    net, rates = model(), []
+    groups = [net.encoder, net.heads["animal"], net.heads["letter"]]
+    optimizer = torch.optim.AdamW([{"params": list(g.parameters()), "lr": 1e-3} for g in groups])
+    factors = [lambda step: 0.5, lambda step: 1.0, lambda step: 0.0]
+
+    class Look(mtst.Callback):
+        def before_step(self, run):
+            heads = {id(p) for p in run.model.heads.parameters()}
+            rates.append(
+                [g["lr"] for g in run.optimizer.param_groups if id(g["params"][0]) in heads]
+            )
+
+    mtst.fit(
+        net,
+        FRAME,
+        epochs=1,
+        batch_size=8,
+        optimizer=optimizer,
+        scheduler=lambda own, total: LambdaLR(own, factors),
+        callbacks=[mtst.GradualUnfreezing(0.2, 0.6), Look()],
+        **QUIET,
+    )
+    assert rates == [[1e-3, 0.0]] * 3
+
+
+def test_gradual_unfreezing_takes_named_parameters():
+    net = model()
+    optimizer = torch.optim.AdamW(net.named_parameters(), lr=1e-3)
+    unfreezing = mtst.GradualUnfreezing(0.2, 0.6)
+    mtst.fit(net, FRAME, epochs=2, optimizer=optimizer, callbacks=[unfreezing], **QUIET)
+
+
+@pytest.mark.parametrize("callbacks", [[], [mtst.GradualUnfreezing(0.2, 0.6)]])
+def test_the_callers_optimizer_is_given_back_as_it_was(callbacks):
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    before = copy.copy(optimizer.param_groups[0])
+    mtst.fit(net, FRAME, epochs=2, optimizer=optimizer, callbacks=callbacks, **QUIET)
+    assert len(optimizer.param_groups) == 1
+    assert optimizer.param_groups[0] == before
+    optimizer.param_groups[0]["lr"] = 1e-5  # and a rate of now is that of the next training
+    history = mtst.fit(net, FRAME, epochs=2, optimizer=optimizer, **QUIET)
+    assert history.lr.max() == pytest.approx(1e-5)
+
+
+def test_a_kind_of_task_that_is_a_number_can_be_opened_again(tmp_path, monkeypatch):
+    class Huber(mtst.RegressionTask):
+        pass
+
+    monkeypatch.setitem(multitask.KINDS, "Huber", Huber)
+    net = mtst.MultiTaskModel(model().encoder, [Huber("length")])
+    net.save_pretrained(tmp_path)
+    assert type(mtst.MultiTaskModel.from_pretrained(tmp_path).tasks["length"]) is Huber
+
+
+def test_validation_has_the_scores_of_each_task_alone():
+    texts = FRAME.text
+    length = pd.Series(texts.str.len().to_numpy(float), index=FRAME.index)
+    both = FRAME.drop(columns="letter").assign(length=length)
+    tasks = [mtst.Task("animal", ("cat", "other")), mtst.RegressionTask("length")]
+    net = mtst.MultiTaskModel(model().encoder, tasks)
+    history = mtst.fit(net, both, both, epochs=1, **QUIET)
+    found = [name for name in history.columns if name.startswith("valid ")]
+    assert "valid animal mean absolute error" not in found
+    assert "valid length accuracy" not in found
+    assert not history[found].iloc[-1].isna().any()
+    stopping = mtst.EarlyStopping("animal mean absolute error")
+    with pytest.raises(ValueError, match="metric must be one of"):
+        mtst.fit(net, both, both, epochs=2, callbacks=[stopping], **QUIET)
