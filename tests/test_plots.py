@@ -423,10 +423,6 @@ def test_a_frontiers_marks_are_the_means_of_its_dots():
     dots, mean, *_ = axes.lines
     assert dots.get_xydata().tolist() == [[16, 80], [16, 100], [32, 120]]
     assert mean.get_xydata()[0].tolist() == pytest.approx([64 / 3, 100])
-    named = plots.frontier(CURVES.assign(y=2 * CURVES.value), "T", "x", "y", named=True)
-    assert [text.get_text() for text in named.texts] == list(dict.fromkeys(CURVES.series))
-    assert tuple(named.texts[0].xy) == pytest.approx((64 / 3, 100))
-    assert named.get_legend() is None
 
 
 def test_points_of_a_frontier_have_no_mean_and_a_curve_is_joined_in_its_order():

@@ -696,13 +696,13 @@ def score_curves(runs, title, xlabel, ylabel, ax=None):
     return ax
 
 
-def frontier(runs, title, xlabel, ylabel, ax=None, means=True, curves=(), named=False):
+def frontier(runs, title, xlabel, ylabel, ax=None, means=True, curves=()):
     """Two scores of every run against each other, so that the best is at the upper right: a pale
     dot a run, a large mark a series' mean. runs has a row a run and the columns series, x, y.
 
     means: without, a row is not a run but a point of its own; curves: series whose points are then
     joined in their order. Where series is categorical, each category has a look of its own, whether
-    others have rows or not. named: names stand beside the means, and there is no legend.
+    others have rows or not.
     """
     ax = _axes(ax, 7.6, 4.4)
     column = runs["series"]
@@ -718,13 +718,9 @@ def frontier(runs, title, xlabel, ylabel, ax=None, means=True, curves=(), named=
             continue
         ax.plot(rows["x"], rows["y"], marker, color=color, alpha=0.35, ms=5, mew=0)
         mean = {"color": color, "ms": 11, "mec": "white", "zorder": 3}
-        place = rows["x"].mean(), rows["y"].mean()
-        ax.plot(*place, marker, label=one, **mean)
-        if named:
-            ax.annotate(fill(one, 13), place, (9, -4), textcoords="offset points", fontsize=9)
+        ax.plot(rows["x"].mean(), rows["y"].mean(), marker, label=one, **mean)
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    if not named:
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
