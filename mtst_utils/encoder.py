@@ -187,7 +187,7 @@ class SentenceEncoder(nn.Module):
         token_budget: most tokens in a batch, padding included (default: 1024, in bfloat16 2048,
         which were the quickest); it changes the speed, not the embeddings.
         precision: "float32", "bfloat16" (weights and all), or "auto" (bfloat16 where the hardware
-        has it).
+        is quick at it).
         Raises TypeError for what is not a string, naming its position. Warns once with the number
         of sentences cut at max_length. Taught in notebook 01, section 6.
         """

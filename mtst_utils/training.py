@@ -65,8 +65,8 @@ def fit(
     optimizer: default `default_optimizer(model)`. scheduler: gets it and the number of steps;
         default `warmup_linear`, up over the first tenth of the steps, then down to 0.
     clip_norm: the longest a gradient may be. seed: order and dropout; the same one gives the same
-        weights. callbacks: see `Callback`. precision: "auto" (bfloat16 where the hardware has it),
-        "float32", "bfloat16".
+        weights. callbacks: see `Callback`.
+    precision: "float32", "bfloat16" or "auto" (bfloat16 where the hardware is quick at it).
     checkpoint: a folder; the run's state is written there, and if it holds one of the same run,
         training goes on from it. acceleration: False computes frozen layers anew in each step
         instead of remembering what comes out of them; the losses are the same.

@@ -110,7 +110,7 @@ def encoder():
 @pytest.fixture
 def float32(monkeypatch):
     """As on a processor without bfloat16: "auto" is float32, for numbers that are compared."""
-    monkeypatch.setattr("mtst_utils.precision.has_bfloat16", lambda device: False)
+    monkeypatch.setattr("mtst_utils.precision.has_quick_bfloat16", lambda device: False)
 
 
 @pytest.fixture(scope="session")

@@ -54,12 +54,20 @@ class Bar:
 
 
 @pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16", "bf16", "sve_bf16"])
-def test_every_processor_that_has_bfloat16_is_known(monkeypatch, name):
+def test_every_processor_that_is_quick_at_bfloat16_is_known(monkeypatch, name):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: True, "avx2": True})
-    assert precision_of.has_bfloat16(CPU)
-    assert not precision_of.has_bfloat16(torch.device("mps"))
+    assert precision_of.has_quick_bfloat16(CPU)
+    assert not precision_of.has_quick_bfloat16(torch.device("mps"))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: False, "avx2": True})
-    assert not precision_of.has_bfloat16(CPU)
+    assert not precision_of.has_quick_bfloat16(CPU)
+
+
+def test_instructions_that_are_slower_than_float32_are_no_reason_for_bfloat16(monkeypatch):
+    intel = {"cpu_name": "Intel Xeon", "avx512_bf16": True}  # AMX hidden, as on cloud machines
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: intel)
+    assert not precision_of.has_quick_bfloat16(CPU)
+    intel["amx_bf16"] = True
+    assert precision_of.has_quick_bfloat16(CPU)
 
 
 @pytest.mark.parametrize("able", [True, False])
@@ -69,7 +77,7 @@ def test_a_gpu_is_asked_for_bfloat16_in_hardware(monkeypatch, able):
         "is_bf16_supported",
         lambda including_emulation: able and not including_emulation,
     )
-    assert precision_of.has_bfloat16(torch.device("cuda")) is able
+    assert precision_of.has_quick_bfloat16(torch.device("cuda")) is able
 
 
 @pytest.mark.parametrize(

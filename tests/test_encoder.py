@@ -84,7 +84,7 @@ def test_chunks_are_joined(tiny_encoder, monkeypatch):
 
 
 def test_bfloat16_is_close(encoder, corpus):
-    # Few: it takes long where bfloat16 is not in hardware.
+    # Few: it takes long where bfloat16 is slow.
     texts = corpus.text.sample(8, random_state=1).tolist()
     cosine = (unit(encoder.encode(texts)) * unit(encoder.encode(texts, precision="bfloat16"))).sum(
         1
@@ -106,10 +106,10 @@ def test_bfloat16_leaves_the_weights_what_they_are_and_holds_for_every_architect
 
 
 @pytest.mark.parametrize(("hardware", "chosen"), [(True, "bfloat16"), (False, "float32")])
-def test_auto_takes_bfloat16_only_where_it_is_in_hardware_and_says_so_once(
+def test_auto_takes_bfloat16_only_where_it_is_quick_and_says_so_once(
     tiny_encoder, monkeypatch, caplog, hardware, chosen
 ):
-    monkeypatch.setattr("mtst_utils.precision.has_bfloat16", lambda device: hardware)
+    monkeypatch.setattr("mtst_utils.precision.has_quick_bfloat16", lambda device: hardware)
     _log_once.cache_clear()
     with caplog.at_level("INFO", logger="mtst_utils"):
         for _ in range(3):

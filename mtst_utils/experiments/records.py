@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from mtst_utils.experiments import results
-from mtst_utils.precision import has_bfloat16
+from mtst_utils.precision import has_quick_bfloat16
 from mtst_utils.threads import usable_threads
 
 KEYS = ["study", "phase", "backbone", "corpus", "n", "arm", "settings", "seed"]
@@ -91,7 +91,7 @@ def keep(row: dict, predictions: dict[str, np.ndarray] | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = {
         "device": f"{device.type} x {usable_threads()}",
-        "precision": "bfloat16" if has_bfloat16(device) else "float32",
+        "precision": "bfloat16" if has_quick_bfloat16(device) else "float32",
         "versions": " ".join(
             f"{p} {metadata.version(p)}" for p in ("torch", "transformers", "scikit-learn")
         ),

@@ -15,7 +15,7 @@ from filelock import FileLock
 from mtst_utils.experiments.corpora import DATA
 from mtst_utils.experiments.intervals import t_interval
 from mtst_utils.packaged_weights import DEFAULT
-from mtst_utils.precision import has_bfloat16
+from mtst_utils.precision import has_quick_bfloat16
 from mtst_utils.threads import usable_threads
 
 RESULTS = DATA / "results"
@@ -112,7 +112,7 @@ def append(study, backbone, setting, seed, n, metrics, seconds):
     facts = [
         f"{seconds:.1f}",
         f"{device.type} x {usable_threads()}",
-        "bfloat16" if has_bfloat16(device) else "float32",
+        "bfloat16" if has_quick_bfloat16(device) else "float32",
         " ".join(f"{p} {metadata.version(p)}" for p in ("torch", "transformers", "scikit-learn")),
         _commit(),
     ]

@@ -15,7 +15,7 @@ from mtst_utils.experiments.corpora import DOMAINS, SENTIMENTS
 from mtst_utils.fast_cpu import QuickDropout
 from mtst_utils.frames import TrainingData
 from mtst_utils.learning_rates import default_optimizer
-from mtst_utils.precision import has_bfloat16
+from mtst_utils.precision import has_quick_bfloat16
 from tests.benchmarks.common import compare
 
 
@@ -65,7 +65,7 @@ def trainer(frame, best, model=None, epochs=1, callbacks=()):
             disable_tqdm=True,
             remove_unused_columns=False,
             use_cpu=not torch.cuda.is_available(),
-            bf16=best and has_bfloat16(torch.device("cpu")),
+            bf16=best and has_quick_bfloat16(torch.device("cpu")),
             train_sampling_strategy="group_by_length" if best else "random",
             seed=0,
         )
