@@ -25,8 +25,11 @@ class Callback:
     run.total_steps, run.steps_per_epoch; run.history, a list of one dict a step, the last step of
     an epoch with validation scores; run.stop, which ends training after the step when set to True.
     The model is the caller's own, in train mode; freezing lasts until `fit` ends.
-    A callback's plain attributes count as its settings, which a checkpoint must agree with; what
-    changes on the way goes by a name that begins with "_", or into `state_dict`.
+    A callback's attributes that are numbers, words or tuples count as its settings, which a
+    checkpoint must agree with; what changes on the way goes by a name that begins with "_", or
+    into `state_dict`.
+    One that freezes and unfreezes sets run.unchanged_from and run.unchanged_until to the steps
+    between which it does not: so what frozen layers give is only remembered where that pays.
     """
 
     def on_start(self, run) -> None:

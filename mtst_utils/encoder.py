@@ -58,7 +58,8 @@ class SentenceEncoder(nn.Module):
     """A backbone and everything outside it: tokenizer, maximum length, pooling, Dense, normalising.
 
     backbone: a transformer that returns last_hidden_state; tokenizer: its own.
-    pooling: "mean", "cls" or "max"; normalize: scale every embedding to length 1.
+    pooling: a name in `pooling.POOLINGS`, as "mean", "cls", "max"; normalize: scale every embedding
+    to length 1.
     max_length: tokens a sentence is cut to, special tokens included (default: the most the model
     takes). dense: after the pooling, one after the other; most models have none.
     Raises ValueError for an unknown pooling or a max_length the model cannot take.

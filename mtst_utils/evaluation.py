@@ -18,9 +18,9 @@ def evaluate(
     Returns one row per task that the frame has a column for: task, n (sentences with a label),
     accuracy, macro F1 (unweighted mean over all the task's labels); a regression task has mean
     absolute error and r instead. With by, a column of the frame, there are further rows, one per
-    task and value of that column, which stands in a column of the same name; in the rows over all
-    sentences it is None. A task is not divided by its own column. Scores over no label at all are
-    NaN, with n = 0.
+    task and value of that column, which stands in a column of the same name; it is missing in the
+    rows over all sentences. A task is not divided by its own column. Scores over no label at all
+    are NaN, with n = 0.
     Raises ValueError as `fit` does, and for a `by` that is no column.
     Taught in notebook 02, section 2.
     """

@@ -194,7 +194,11 @@ class TrainingData:
         self.labels, sentences = read_frame(model, frame)
         self.validates = valid is not None
         if valid is not None:
-            read_frame(model, valid)  # now, and not at the end of an epoch
+            try:
+                read_frame(model, valid)  # now, and not at the end of an epoch
+            except (TypeError, ValueError) as error:
+                error.add_note("This is about valid, the validation sentences.")
+                raise
         if not any(model.tasks[name].labelled(t).any() for name, t in self.labels.items()):
             raise ValueError(
                 f"the frame has not one label for any of the tasks {list(self.labels)}"

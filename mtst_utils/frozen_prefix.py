@@ -46,6 +46,7 @@ class FrozenPrefix:
         self.kind = model.encoder.backbone.config.model_type
         self.depth = 0
         self.cached: Tensor | list[Tensor] | None = None
+        self.answers, self.in_vain = 0, False
         self.batch: tuple[list[int], tuple[Tensor, ...]] = [], ()
 
     @cached_property
@@ -57,13 +58,16 @@ class FrozenPrefix:
     def update(self, worth_it: bool) -> None:
         """Fill the cache if something is frozen, and it pays.
 
-        One that is filled up to the same depth is kept.
+        One that is filled up to the same depth is kept. After one that was thrown away before
+        every sentence was asked for once there is none: it would be again, as where layers take
+        turns.
         """
         depth = self._frozen_depth()
         if depth == self.depth and self.cached is not None:
             return
-        self.depth, self.cached = depth, None
-        if depth and worth_it and self._fits():
+        self.in_vain |= self.cached is not None and self.answers < len(self.ids)
+        self.depth, self.cached, self.answers = depth, None, 0
+        if depth and worth_it and not self.in_vain and self._fits():
             self._fill()
 
     def view(self, rows: list[int], inputs: tuple[Tensor, Tensor]) -> nn.Module:
@@ -71,6 +75,7 @@ class FrozenPrefix:
         if self.cached is None:
             return self.model
         self.batch = rows, inputs
+        self.answers += len(rows)
         encoder = _twin(self.model.encoder)
         encoder.forward = self._answer
         return _twin(self.model, encoder=encoder)

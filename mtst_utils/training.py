@@ -78,6 +78,8 @@ def fit(
     """
     options = epochs, batch_size, parts, seed, clip_norm
     epochs, batch_size, parts, seed, clip_norm = checked_options(*options, callbacks, optimizer)
+    if not hasattr(model, "tasks"):
+        raise TypeError(f"model must be a MultiTaskModel; got {type(model).__name__}")
     processes = Processes()  # one, unless torchrun or accelerate launch started several
     model.to(processes.device)
     division = {"rank": processes.rank, "size": processes.size, "parts": parts}
@@ -139,12 +141,7 @@ def step(run: "Run", batch: Batch) -> None:
 
 
 class Run:
-    """What a training run has come to: handed to callbacks, kept by checkpoints.
-
-    For callbacks: see `Callback`. Besides, one that freezes or unfreezes says in `unchanged_from`
-    and `unchanged_until` between which steps it does not: so a cache of what is frozen is only
-    filled where that pays.
-    """
+    """What a training run has come to: for callbacks (see `Callback`) and checkpoints."""
 
     def __init__(
         self,

@@ -504,6 +504,7 @@ ROWS = [
         TypeError,
         "model must be a MultiTaskModel; got SentenceEncoder",
     ),
+    (lambda t: t.fit(model=None), TypeError, "model must be a MultiTaskModel; got NoneType"),
     (
         lambda t: t.fit(valid=t.frame[["text"]]),
         ValueError,
@@ -561,7 +562,7 @@ def test_valid_rows_are_looked_at_before_training():
         def on_step(self, run):
             steps.append(run.step)
 
-    with pytest.raises(ValueError, match="a column for none"):
+    with pytest.raises(ValueError, match="a column for none") as caught:
         mtst.fit(
             model,
             small.frame(16),
@@ -571,6 +572,7 @@ def test_valid_rows_are_looked_at_before_training():
             progress=False,
         )
     assert not steps
+    assert "valid, the validation sentences" in caught.value.__notes__[0]
 
 
 def test_a_csv_with_a_byte_order_mark_is_read(tmp_path):

@@ -128,6 +128,21 @@ def test_unfreezing_during_training_renews_the_cache():
     assert histories[0] == pytest.approx(histories[1], abs=1e-5)
 
 
+def test_layers_that_take_turns_are_not_run_for_every_sentence_at_every_turn():
+    """Nobody said how long they stay frozen: one pass in vain is the most that may cost."""
+
+    class Turns:
+        def before_step(self, run):
+            mtst.unfreeze_top_blocks(run.model, run.step % 2)
+
+    model, sentences = model_of("bert"), []
+    block = mtst.layer_stack(model.encoder.backbone)[1].modules[0]
+    block.register_forward_pre_hook(lambda _, given: sentences.append(len(given[0])))
+    fit(model, callbacks=[Turns()], epochs=3)
+    # At most once in vain, which a first step fills, and then in every epoch as without a cache.
+    assert sum(sentences) <= len(FRAME) * (1 + 3)
+
+
 @pytest.mark.parametrize("step", [3, 20])
 def test_interrupted_training_goes_on_exactly(tmp_path, monkeypatch, step):
     class Interrupt:
