@@ -22,6 +22,7 @@ PEERS = {
     "float32": "sentence-transformers, float32",
     "bfloat16": "sentence-transformers, weights in bfloat16",
 }
+OPENVINO = "sentence-transformers with OpenVINO"
 
 
 def machine():

@@ -1,5 +1,5 @@
-"""Encoding real sentences: sentence-transformers, `SentenceEncoder`, and the matrix multiplications
-alone, as a ceiling.
+"""Encoding real sentences: sentence-transformers, with OpenVINO too, `SentenceEncoder`, and the
+matrix multiplications alone, as a ceiling.
 
 Like with like: in bfloat16 the peer's weights are loaded in bfloat16, which is its quickest way
 (quicker than autocast).
@@ -22,7 +22,8 @@ from mtst_utils.encoder import SentenceEncoder
 from mtst_utils.experiments.corpora import load_rated_sentences
 from mtst_utils.experiments.results import RESULTS
 from mtst_utils.precision import has_quick_bfloat16
-from tests.benchmarks.common import PEERS, compare
+from tests.benchmarks import openvino
+from tests.benchmarks.common import OPENVINO, PEERS, compare
 
 HALF = {"float32": False, "bfloat16": True}
 
@@ -45,6 +46,14 @@ def peer(precision):
         started = time.perf_counter()
         model.encode(asked, batch_size=32)
         return time.perf_counter() - started
+
+    return measured
+
+
+def peer_with_openvino(precision):
+    def measured(sentences):
+        folder = SentenceEncoder.from_pretrained().backbone.name_or_path
+        return openvino.seconds(folder, precision, texts(sentences))
 
     return measured
 
@@ -94,6 +103,7 @@ RUNS = {
     for precision in HALF
     for name, run in (
         (PEERS[precision], peer),
+        (f"{OPENVINO}, {precision}", peer_with_openvino),
         (f"SentenceEncoder, {precision}", ours),
         (f"matrix multiplications alone, {precision}", ceiling),
     )
