@@ -203,10 +203,37 @@ def test_what_notebook_4_says_of_eight_epochs_follows_from_the_rows():
     assert "which is the area under the curve, is within a point" in notebook
     assert found.loc[("25", *pair, "area")].verdict == "does not hold"
     better = found.loc[("23", *pair, "sentiment macro F1")]
-    words = f"{better.effect:.1f} points on test, between {better.low:.1f} and {better.high:.1f}"
-    assert words.replace("-", "−") in notebook
+    words = f"{better.effect:.1f} points on test for 0.95, between {better.low:.1f} and"
+    strong = ("decay 0.8", "decay 1")
+    words += (
+        f" {better.high:.1f}, and +{found.loc[('23', *strong, 'sentiment macro F1')].effect:.1f}"
+    )
+    assert words.replace("-", "−") + " for 0.8" in notebook
+    area = found.loc[("25", *strong, "area")]
+    assert f"cannot be told for 0.8, +{area.effect:.1f} (on" in notebook
+    assert {found.loc[(c, *strong, m)].verdict for c, m in (("25", "area"), ("26", "kept"))} == {
+        "cannot tell"
+    }
+    assert found.loc[("24", "decay 1", "decay 0.8", "rise")].verdict == "cannot tell"
+    kept = [found.loc[("26", *p, "kept")].effect for p in (pair, strong)]
+    assert (
+        "that 0.95 keeps ({:+.1f}), nor 0.8 ({:+.1f});".format(*kept).replace("-", "−") in notebook
+    )
     chosen = {arm: registry.chosen(over_time.OVER_TIME, DEFAULT, 500, arm)[0]["lr"] for arm in pair}
     assert chosen == {"decay 0.95": 7e-5, "decay 1": 1e-4}
+    assert registry.chosen(over_time.OVER_TIME, DEFAULT, 500, "decay 0.8")[0]["lr"] == 1e-4
+    equal = over_time.at_equal_rates(*strong)
+    assert equal.kept.between(-6.5, -3.5).all()  # "five hundredths further in all three"
+    assert equal.rise.min() < 0 < equal.rise.max()  # "the loss leans either way"
+    rows = registry.finished(over_time.OVER_TIME).pivot(
+        index="seed", columns="arm", values="sentiment macro F1"
+    )
+    _, *ends = intervals.spread_ratio(rows["decay 0.8"], rows["decay 1"])
+    assert "{:.2f} to {:.2f} times (looked at when".format(*ends) in notebook
+    few = registry.finished(registry.STUDIES["bake_off"]).query("n == 200")
+    few = few.pivot(index="seed", columns="arm", values="sentiment macro F1")
+    ratio, *_ = intervals.spread_ratio(few["decay 0.8"], few["two rates"])
+    assert f"they lay no nearer ({ratio:.1f} times)" in notebook
     equal = over_time.at_equal_rates(*pair)
     assert equal.rise.min() < 0 < equal.rise.max()  # "the loss rises as much"
     assert equal["valid domain accuracy"].between(0.45, 1.55).all()
