@@ -279,6 +279,18 @@ def described(study: Study, backbone: str = DEFAULT) -> str:
     return "\n".join(lines)
 
 
+def not_run(backbone: str = DEFAULT) -> str:
+    """What is declared and has not run to its end, as text: study, size, arms."""
+    found = []
+    for study in STUDIES.values():
+        table = state(study, backbone)
+        lacking = table[table.seeds < table.wanted]
+        for n, arms in lacking.groupby("n").arm:
+            every = len(arms) == (table.n == n).sum()
+            found.append(f"`{study.name}` {n:,}: {'all' if every else ', '.join(arms)}")
+    return "; ".join(found)
+
+
 def listing(backbone: str = DEFAULT) -> str:
     """All declared studies with their designs and what is missing; then those of before, not yet
     declared.
