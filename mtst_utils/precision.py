@@ -12,8 +12,9 @@ import torch
 def has_quick_bfloat16(device: torch.device) -> bool:
     """True where products of matrices in bfloat16 take less time than in float32.
 
-    Elsewhere it is emulated, or slow: Intel's AVX-512 instructions for it, without the AMX that
-    cloud machines often hide, took 1.8 times as long as float32's (tests/README.md).
+    Elsewhere it is emulated, or slow: with Intel's AVX-512 instructions for it, without the AMX
+    that cloud machines often hide, encoding took 1.7 times as long as in float32
+    (data/results/benchmarks.csv).
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -15,6 +15,7 @@ from mtst_utils.backbones import DEFAULT
 from mtst_utils.experiments import baselines, findings, registry, results, studies
 from mtst_utils.experiments.intervals import t_interval
 from tests.benchmarks import figure as speed
+from tests.benchmarks.common import OPENVINO
 from tests.settings import SETTINGS
 
 ROOT = Path(__file__).parent.parent
@@ -336,6 +337,47 @@ def test_encoding_is_as_near_to_the_products_alone_and_to_its_peer_as_the_readme
     parity = pd.read_csv(results.RESULTS / "parity.csv").set_index("precision")
     assert parity["largest difference"]["float32"].max() < 2.5e-7
     assert parity["lowest cosine"]["bfloat16"].min() >= 0.9996
+
+
+def test_where_bfloat16_is_slow_the_texts_say_how_slow():
+    rows = pd.read_csv(results.RESULTS / "benchmarks.csv")
+    rows = rows[rows.question == "encoding, all-MiniLM-L6-v2, where bfloat16 is slow"]
+    seconds = rows.pivot(index="repeat", columns="run", values="seconds")
+    slower = (seconds["SentenceEncoder, bfloat16"] / seconds["SentenceEncoder, float32"]).median()
+    assert f"took {slower:.1f} times as long as in float32" in words_of("01")
+    text = " ".join((ROOT / "mtst_utils" / "precision.py").read_text().split())
+    assert f"encoding took {slower:.1f} times as long as in float32" in text
+    for kind in ("float32", "bfloat16"):
+        own = seconds[f"SentenceEncoder, {kind}"]
+        ratios = seconds[f"{OPENVINO}, {kind}"] / own
+        said = f"{ratios.median():.2f} ({ratios.min():.2f} to {ratios.max():.2f}) in {kind}"
+        assert said in README
+
+
+def test_the_whole_bill_of_heads_alone_is_told_from_the_rows():
+    rows = pd.read_csv(results.RESULTS / "benchmarks.csv")
+    bill = rows[rows.question == "the bill of heads alone, float32"].set_index("run").seconds
+    times = {
+        (n, epochs): bill[f"{n} sentences, {epochs}, HF Trainer"]
+        / bill[f"{n} sentences, {epochs}, with the cache filled"]
+        for n in ("128", "2,000")
+        for epochs in ("1 epoch", "5 epochs", "20 epochs")
+    }
+    few, many = ([f"{times[key]:.2g}" for key in times if key[0] == n] for n in ("128", "2,000"))
+    said = "{} times as fast in one epoch, {} in five, {} in twenty"
+    assert said.format(*many) + "; with 128 sentences {}, {} and {}.".format(*few) in " ".join(
+        README.split()
+    )
+    assert "{} times as fast in one epoch, {} in five and {} in twenty".format(*many) in words_of(
+        "03"
+    )
+    rows = rows[rows.question == "training in several processes"]
+    seconds = rows.pivot(index="repeat", columns="run", values="seconds")
+    two = seconds["processes: 1"] / seconds["processes: 2"]
+    four = seconds["processes: 1"] / seconds["processes: 4"]
+    said = f"{two.median():.2f} times as fast as one ({two.min():.2f} to {two.max():.2f}); four"
+    assert said in README
+    assert f"two cores, {four.median():.2f} times" in README
 
 
 def words_of(number):

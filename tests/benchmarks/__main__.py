@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other, about 50 minutes on 2 cores: python -m tests.benchmarks"""
+"""All benchmarks, one after the other, about 90 minutes on 2 cores: python -m tests.benchmarks"""
 
 import subprocess
 import sys
@@ -10,6 +10,8 @@ QUESTIONS = (
     "tasks",
     "freezing --repeats 3",
     "freezing --backbone all-mpnet-base-v2 --repeats 3 --sentences 320",
+    "bill --repeats 1",
+    "scaling --repeats 3",
     "growth --repeats 1",
     "notebooks --repeats 1",
     "profile",

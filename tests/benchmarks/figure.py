@@ -13,7 +13,7 @@ import pandas as pd
 from mtst_utils.experiments import plots
 from mtst_utils.experiments.corpora import DATA
 from mtst_utils.experiments.results import RESULTS
-from tests.benchmarks.common import PEERS
+from tests.benchmarks.common import OPENVINO, PEERS
 
 README = Path(__file__).parents[1] / "README.md"  # that of tests/
 MODELS = {"MiniLM": "all-MiniLM-L6-v2", "MPNet": "all-mpnet-base-v2"}
@@ -28,6 +28,13 @@ ROWS = (
         )
         for short, name in MODELS.items()
         for kind, peer in PEERS.items()
+    }
+    | {
+        "MiniLM: encoding, both float32, against OpenVINO": (
+            "encoding, all-MiniLM-L6-v2, where bfloat16 is slow",
+            "SentenceEncoder, float32",
+            f"{OPENVINO}, float32",
+        )
     }
     | {
         f"MiniLM: training everything, against HF Trainer {how}": (

@@ -37,7 +37,10 @@ def environment() -> Path:
     ready, python = HOME / "ready", HOME / "bin" / "python"
     if not ready.is_file():
         venv.create(HOME, clear=True, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *NEEDED], check=True)
+        pip = [python, "-m", "pip"]
+        subprocess.run([*pip, "install", "--quiet", *NEEDED], check=True)
+        # It comes along, built for another torch; where it is, transformers imports it, and fails.
+        subprocess.run([*pip, "uninstall", "--quiet", "--yes", "torchvision"], check=True)
         ready.touch()
     return python
 
