@@ -262,3 +262,36 @@ def test_no_interval_is_quoted_without_its_experiment(path):
     assert [
         quote for quote in said if quote not in known and quote.replace("+", "") not in known
     ] == []
+
+
+def test_what_readmes_findings_say_without_an_interval_follows_from_the_ledger():
+    found = pd.concat([LEDGER, BESIDE])
+    found = found[found.backbone == DEFAULT].set_index(["arm", "rival", "metric", "n", "corpus"])
+    first, second = "rated sentences", "crowd tweets"
+
+    def row(arm, rival, metric, n, corpus):
+        part = found.loc[[(arm, rival, metric, n, corpus)]]
+        assert len(part) == 1
+        return part.iloc[0]
+
+    text = " ".join(README.split())
+    assert "it is two points ahead on the first and level on the second" in text
+    ahead = [
+        row("distillation", "backbone frozen", "mean of both", 500, c) for c in (first, second)
+    ]
+    assert f"{ahead[0].effect:.0f}" == "2"
+    assert ahead[0].low > 0
+    assert -ahead[1].margin < ahead[1].low90
+    assert ahead[1].high90 < ahead[1].margin
+    assert "distillation) beats a frozen head in the mean of both tasks on both corpora" in text
+    for corpus in (first, second):
+        assert row("distillation", "head A frozen alone", "mean of both", 500, corpus).low > 0
+        assert row("tuned probe", "full", "sentiment macro F1", 128, corpus).high < 0
+        assert row("set probe", "full", "sentiment macro F1", 512, corpus).high < 0
+    assert row("set probe", "full", "sentiment macro F1", 128, first).row_verdict == "no difference"
+    assert row("set probe", "full", "sentiment macro F1", 128, second).high < 0
+    assert "gain a point with 200 sentences of the first †, less than would matter" in text
+    decay = row("decay 0.95", "two rates", "sentiment macro F1", 200, first)
+    assert (f"{decay.effect:.0f}", decay.high90 < decay.margin) == ("1", True)
+    copied = row("MiniLM", "MiniLM, 2e-5", "sentiment macro F1", 200, first)
+    assert f"the same 200 sentences end {copied.effect:.0f} points lower" in text
