@@ -12,7 +12,7 @@ import pytest
 
 import mtst_utils as mtst
 from mtst_utils.backbones import DEFAULT
-from mtst_utils.experiments import baselines, findings, registry, results, studies
+from mtst_utils.experiments import baselines, findings, records, registry, results, studies
 from mtst_utils.experiments.intervals import t_interval
 from tests.benchmarks import figure as speed
 from tests.benchmarks.common import OPENVINO
@@ -384,6 +384,35 @@ def words_of(number):
     """A notebook's source on one line."""
     notebook = json.loads(next(NOTEBOOKS.glob(f"{number}_*.ipynb")).read_text())
     return " ".join("".join(cell["source"]) for cell in notebook["cells"]).replace("\n", " ")
+
+
+def test_what_notebook_3_says_of_the_map_of_remedies_follows_from_the_tuning_rows():
+    rows = records.rows_of("forgetting_frontier").query("phase == 'tune' and n == 500")
+    tried = 100 * rows.groupby(["arm", "settings"])[
+        ["valid domain accuracy", "valid sentiment macro F1"]
+    ].mean().set_axis(["A", "B"], axis=1)
+    best = tried[tried.B.between(61.5, 63.5)].groupby("arm").A.max().round()
+    text = words_of("03")
+    assert "Where B is at 62 to 63 points, A is at 91 with it," in text
+    assert best["distillation"] == 91
+    assert "at 88 to 90 with a head fitted anew or replay (200 labels each)" in text
+    assert best[["refitting", "replay"]].between(88, 90).all()
+    assert "at 83 to 84 under a frozen head alone, LoRA or averaged weights" in text
+    assert best[["none", "LoRA", "weight averaging"]].between(83, 84).all()
+    assert (
+        "of three settings that were level on validation one kept A at 90 there, with B at 57"
+        in text
+    )
+    lora = tried.loc["LoRA"].assign(mean=lambda t: t.mean(axis=1)).nlargest(3, "mean").round()
+    assert np.ptp(lora["mean"]) == 0
+    assert (90, 57) in set(zip(lora.A, lora.B, strict=True))
+    assert "and so does LoRA but for two of its settings, far below it" in text
+    line = tried.loc["none"].sort_values("B")
+    below = [
+        line[line.B >= b].A.max() - a > 5 if (line.B >= b).any() else False
+        for a, b in zip(tried.loc["LoRA"].A, tried.loc["LoRA"].B, strict=True)
+    ]
+    assert sum(below) == 2
 
 
 def test_the_cache_is_as_fast_as_notebook_3_says():
