@@ -24,7 +24,7 @@ class Acceleration:
         enabled: bool = True,
     ) -> None:
         self.model = model
-        self.unchanged_since: tuple[list[int], int] | None = None
+        self.unchanged_since: tuple[list[int], int, int] | None = None
         self.prefix = FrozenPrefix(model, ids, autocast) if enabled else None
 
     def begin_step(
@@ -34,8 +34,10 @@ class Acceleration:
 
         learning: what learns now; unchanged: for how many steps nothing is frozen or unfrozen.
         """
-        now = [id(parameter) for parameter in learning], unchanged
-        if self.prefix is not None and now != self.unchanged_since:
+        if self.prefix is None:
+            return
+        now = [id(parameter) for parameter in learning], unchanged, self.prefix.writes()
+        if now != self.unchanged_since:
             self.unchanged_since = now
             # Filling costs as much as an epoch without the cache: it must last longer than that.
             self.prefix.update(worth_it=unchanged > steps_per_epoch)

@@ -60,6 +60,8 @@ def fingerprint(run, valid: pd.DataFrame | None, **settings) -> dict:
 
 
 def _plain_or_repr(value: object) -> object:
+    if callable(value):  # its repr holds an address, which is another one in the next process
+        return getattr(value, "__qualname__", type(value).__qualname__)
     plain = checks.plain(value)
     return repr(value) if plain is value else plain
 
@@ -124,8 +126,10 @@ def _settings_of(owner: object) -> list:
         if name.startswith("_") or (is_model and name == "training"):
             continue
         value = checks.plain(value)
-        if isinstance(value, (Tensor, np.ndarray)):
-            value = _hash_of({name: torch.as_tensor(value)})
+        if isinstance(value, np.ndarray):  # of words, too
+            value = hashlib.sha256(repr((value.dtype, value.tolist())).encode()).hexdigest()
+        elif isinstance(value, Tensor):
+            value = _hash_of({name: value})
         if name not in state and isinstance(value, (str, int, float, tuple, type(None))):
             settings[name] = value
     return [type(owner).__qualname__, settings]
@@ -168,7 +172,8 @@ class Checkpoint:
         for i, callback in enumerate(run.callbacks):
             for name, value in getattr(callback, "state_dict", dict)().items():
                 tensors[f"callback.{i}.{name}"] = torch.as_tensor(value)
-        schedule = {k: v for k, v in run.scheduler.state_dict().items() if k != "lr_lambdas"}
+        state = run.scheduler.state_dict()
+        schedule = {k: v for k, v in state.items() if k != "lr_lambdas" and not callable(v)}
         facts = {
             "identity": self.identity,
             "step": run.step,

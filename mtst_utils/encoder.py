@@ -161,16 +161,18 @@ class SentenceEncoder(nn.Module):
             )
         return ids, len(long)
 
-    def collate(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+    def collate(
+        self, ids: list[list[int]], device: str | torch.device | None = None
+    ) -> tuple[Tensor, Tensor]:
         """A list of token id lists -> (input_ids, attention_mask), both [B, T].
 
-        They are padded to the longest, and on our device.
+        They are padded to the longest. device: where to (default: where the backbone is).
         """
         rows = [torch.tensor(row) for row in ids]
         padding = self.tokenizer.pad_token_id  # behind the mask: any id will do where there is none
         input_ids = pad_sequence(rows, batch_first=True, padding_value=padding or 0)
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-        device = self.backbone.device
+        device = self.backbone.device if device is None else device
         return input_ids.to(device), mask.to(device)
 
     def encode(

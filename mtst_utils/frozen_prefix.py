@@ -46,29 +46,36 @@ class FrozenPrefix:
         self.kind = model.encoder.backbone.config.model_type
         self.depth = 0
         self.cached: Tensor | list[Tensor] | None = None
-        self.answers, self.in_vain = 0, False
+        self.written, self.answers, self.in_vain = 0, 0, False
         self.batch: tuple[list[int], tuple[Tensor, ...]] = [], ()
 
     @cached_property
     def stack(self) -> LayerStack:
         """The backbone's layers; none where its layout is not stated."""
-        known = self.kind in LAYOUTS
-        return layer_stack(self.model.encoder.backbone) if known else LayerStack()
+        try:
+            return layer_stack(self.model.encoder.backbone)
+        except ValueError:  # an architecture, or a part of it, whose place is not stated
+            return LayerStack()
 
     def update(self, worth_it: bool) -> None:
         """Fill the cache if something is frozen, and it pays.
 
-        One that is filled up to the same depth is kept. After one that was thrown away before
-        every sentence was asked for once there is none: it would be again, as where layers take
-        turns.
+        One that is filled up to the same depth, with the same weights, is kept. After one that was
+        thrown away before every sentence was asked for once there is none: it would be again, as
+        where layers take turns.
         """
-        depth = self._frozen_depth()
-        if depth == self.depth and self.cached is not None:
+        depth, written = self._frozen_depth(), self.writes()
+        if (depth, written) == (self.depth, self.written) and self.cached is not None:
             return
         self.in_vain |= self.cached is not None and self.answers < len(self.ids)
-        self.depth, self.cached, self.answers = depth, None, 0
+        self.depth, self.written, self.cached, self.answers = depth, written, None, 0
         if depth and worth_it and not self.in_vain and self._fits():
             self._fill()
+
+    def writes(self) -> int:
+        """How often weights that do not learn were written to, in all: torch counts it."""
+        frozen = (p for p in self.model.parameters() if not p.requires_grad)
+        return sum(0 if p.is_inference() else p._version for p in frozen)
 
     def view(self, rows: list[int], inputs: tuple[Tensor, Tensor]) -> nn.Module:
         """The module to call with these rows' inputs: the model itself where nothing is cached."""

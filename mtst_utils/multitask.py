@@ -394,12 +394,13 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
 
         Hugging Face Trainer's data_collator.
         """
-        input_ids, attention_mask = self.encoder.collate([row["input_ids"] for row in examples])
+        # On the CPU: Trainer pins this memory, and moves it to the device itself.
+        input_ids, mask = self.encoder.collate([row["input_ids"] for row in examples], device="cpu")
         labels = {
-            name: torch.tensor([row["labels"][name] for row in examples], device=input_ids.device)
+            name: torch.tensor([row["labels"][name] for row in examples])
             for name in examples[0]["labels"]
         }
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
 
     def probabilities(
         self, sentences: Iterable[str], precision: str = "auto"

@@ -7,9 +7,10 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate import PartialState
+from accelerate.utils import reduce
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.nn.parallel import DistributedDataParallel
 
 # What accelerate can be asked for that leaves each process a piece of the model.
 PIECES = "FSDP", "DEEPSPEED", "MEGATRON_LM"
@@ -28,36 +29,34 @@ class Processes:
         state = PartialState(cpu=on_cpu)
         self.rank, self.size, self.device = state.process_index, state.num_processes, state.device
         self.is_main = state.is_main_process
-        self.accelerator: Accelerator | None = None
         self._learning_ids: list[int] | None = None
         if self.size > 1:
             _refuse_pieces()
-            # Each has parts without a gradient: a task it has no label of, the backbone's pooler.
-            unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-            self.accelerator = Accelerator(kwargs_handlers=[unused])
 
-    def prepare(
+    def wrapped(
         self,
         module: nn.Module,
-        optimizer: Optimizer,
         autocast: Callable[[], AbstractContextManager],
         learning: list[nn.Parameter],
-    ) -> tuple[Callable, Optimizer]:
-        """The module to call and the optimizer to step: they exchange the gradients of what learns.
+    ) -> Callable:
+        """The module to call; of several processes' the gradients of what learns are averaged.
 
         Made anew when other parameters learn than before.
         """
-        if self.accelerator is None or not learning:
-            return _WithPrecision(module, autocast), optimizer
+        if self.size == 1 or not learning:
+            return _WithPrecision(module, autocast)
         learning_ids = [id(parameter) for parameter in learning]
         if learning_ids != self._learning_ids:
             self._learning_ids = learning_ids
-            self._prepared = self.accelerator.prepare(_WithPrecision(module, autocast), optimizer)
-        return self._prepared
+            # Each has parts without a gradient: a task it has no label of, the backbone's pooler.
+            self._wrapped = DistributedDataParallel(
+                _WithPrecision(module, autocast), find_unused_parameters=True
+            )
+        return self._wrapped
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over processes."""
-        return values if self.accelerator is None else self.accelerator.reduce(values, "mean")
+        return values if self.size == 1 else reduce(values, "mean")
 
 
 def _refuse_pieces() -> None:
@@ -73,7 +72,7 @@ def _refuse_pieces() -> None:
 
 
 class _WithPrecision(nn.Module):
-    """A module called in the precision `fit` was asked for, whatever accelerate wraps around."""
+    """A module called in the precision `fit` was asked for, whatever is wrapped around it."""
 
     def __init__(self, module: nn.Module, autocast: Callable[[], AbstractContextManager]) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ from mtst_utils.frames import Batch, TrainingData
 from mtst_utils.freezing import frozen_as_before
 from mtst_utils.learning_rates import default_optimizer, warmup_linear
 from mtst_utils.multitask import MultiTaskOutput
-from mtst_utils.precision import autocast
+from mtst_utils.precision import autocast, wants_bfloat16
 from mtst_utils.processes import Processes
 from mtst_utils.threads import within_quota
 
@@ -78,21 +78,18 @@ def fit(
     """
     options = epochs, batch_size, parts, seed, clip_norm
     epochs, batch_size, parts, seed, clip_norm = checked_options(*options, callbacks, optimizer)
-    if not hasattr(model, "tasks"):
-        raise TypeError(f"model must be a MultiTaskModel; got {type(model).__name__}")
     processes = Processes()  # one, unless torchrun or accelerate launch started several
-    model.to(processes.device)
     division = {"rank": processes.rank, "size": processes.size, "parts": parts}
     data = TrainingData(model, train, batch_size, seed, **division, valid=valid)
+    model.to(processes.device)
     how = precision, clip_norm, acceleration
     run = Run(model, optimizer, scheduler, epochs, data, processes, callbacks, *how)
-    identity = None
-    if checkpoint is not None:
-        settings = {"epochs": epochs, "batch_size": batch_size, "parts": parts, "seed": seed}
-        settings |= {"processes": processes.size}
-        identity = fingerprint(run, valid, **settings)  # of weights, data and all settings
+    settings = {"epochs": epochs, "batch_size": batch_size, "parts": parts, "seed": seed}
+    settings |= {"processes": processes.size}
 
     with run.training_mode():
+        # What this run is known by: weights, data and all settings, as they are before it.
+        identity = None if checkpoint is None else fingerprint(run, valid, **settings)
         run.notify("on_start")
         state = Checkpoint(checkpoint, run, identity)  # does nothing without a folder
         state.load()  # of an interrupted run: weights, moments, rates, step, history, callbacks
@@ -128,13 +125,12 @@ def step(run: "Run", batch: Batch) -> None:
         shares = {name: value.detach() for name, value in {TOTAL: loss, **losses}.items()}
         totals = {name: share + totals.get(name, 0) for name, share in shares.items()}
         if run.learning:
-            # Gradients add up over the parts; processes exchange them once, with the last one.
-            loss.backward()
+            loss.backward()  # gradients add up over the parts, and are averaged over processes
         del output, losses, loss  # and with them the graph, before the next one grows
     values = run.finite_means(totals)
     length = clip_grad_norm_(run.learning, run.clip_norm)
     run.finite_means({"length of the gradient": length})
-    run.prepared_optimizer.step()
+    run.optimizer.step()
     run.scheduler.step()
     run.clear_gradients()
     run.record(values)
@@ -158,31 +154,21 @@ class Run:
     ) -> None:
         self.model, self.data, self.processes = model, data, processes
         self.callbacks, self.is_main = callbacks, processes.is_main
-        self.autocast = partial(autocast, precision, processes.device)
-        self.autocast()  # an unknown precision is refused now
-        self.precision, self.clip_norm, self.validates = precision, clip_norm, data.validates
+        bfloat16 = wants_bfloat16(precision, processes.device)  # an unknown one is refused now
+        self.precision = "bfloat16" if bfloat16 else "float32"  # what "auto" comes to here
+        self.autocast = partial(autocast, self.precision, processes.device)
+        self.clip_norm, self.validates = clip_norm, data.validates
         self.steps_per_epoch = data.steps_per_epoch
         self.total_steps = epochs * data.steps_per_epoch
         self.unchanged_from, self.unchanged_until = 0, self.total_steps
         self.optimizer = optimizer if optimizer is not None else default_optimizer(model)
         # What the caller's optimizer is like is given back when training ends.
         self.groups_before = [(group, dict(group)) for group in self.optimizer.param_groups]
-        for group in self.optimizer.param_groups:
-            # A rate of NumPy's or torch's would be counted in float32, and fit no checkpoint.
-            group.update({name: checks.plain(value) for name, value in group.items()})
-        if not callable(scheduler):
-            raise TypeError(f"scheduler {SCHEDULER}; got an object, {type(scheduler).__name__}")
-        self.scheduler = scheduler(self.optimizer, self.total_steps)
-        if not isinstance(self.scheduler, LRScheduler) or isinstance(
-            self.scheduler, ReduceLROnPlateau
-        ):
-            raise TypeError(f"scheduler {SCHEDULER}; it returned {type(self.scheduler).__name__}")
+        self.new_scheduler = scheduler
+        self.scheduler: LRScheduler  # made by `schedule`, when training begins
         self.step, self.epoch, self.stop = 0, 0, False
-        # Set in every step: what learns, at which rate, the module to call, the optimizer to step
-        # (several processes have theirs wrapped).
-        self.learning: list[Tensor] = []
+        self.learning: list[Tensor] = []  # set in every step, as is the rate
         self.rate = 0.0
-        self.module, self.prepared_optimizer = model, self.optimizer
         self.history: list[dict[str, float]] = []
         self.acceleration = Acceleration(model, data.ids, self.autocast, acceleration)
         self.progress = tqdm(disable=True)
@@ -190,13 +176,15 @@ class Run:
     @contextlib.contextmanager
     def training_mode(self) -> Iterator[None]:
         """The model in train mode, without old gradients; then in eval mode, frozen as before."""
-        gpus = [self.processes.device] if self.processes.device.type == "cuda" else []
+        device = self.processes.device
         # Every step is seeded: without a fork, whatever is drawn afterwards would be, too.
-        own_numbers = torch.random.fork_rng(gpus)
+        others = {} if device.type == "cpu" else {"device_type": device.type}
+        own_numbers = torch.random.fork_rng([device] if others else [], **others)
         gradients, no_inference = torch.enable_grad(), torch.inference_mode(False)
         try:
             frozen = frozen_as_before(self.model)
             with own_numbers, no_inference, gradients, frozen, within_quota():
+                self.schedule()
                 self.clear_gradients()
                 self.model.train()  # frozen modules stay in eval mode, without dropout
                 yield
@@ -208,6 +196,19 @@ class Run:
             self.optimizer.param_groups[:] = [group for group, _ in self.groups_before]
             self.model.eval()
             self.progress.close()
+
+    def schedule(self) -> None:
+        """Make the scheduler. Raises TypeError for what is none that needs no score."""
+        for group in self.optimizer.param_groups:
+            # A rate of NumPy's or torch's would be counted in float32, and fit no checkpoint.
+            group.update({name: checks.plain(value) for name, value in group.items()})
+        new = self.new_scheduler
+        if not callable(new):
+            raise TypeError(f"scheduler {SCHEDULER}; got an object, {type(new).__name__}")
+        self.scheduler = new(self.optimizer, self.total_steps)
+        needs_score = isinstance(self.scheduler, ReduceLROnPlateau)
+        if needs_score or not isinstance(self.scheduler, LRScheduler):
+            raise TypeError(f"scheduler {SCHEDULER}; it returned {type(self.scheduler).__name__}")
 
     def notify(self, event: str) -> None:
         """Call the callbacks that have a method of this name."""
@@ -230,8 +231,8 @@ class Run:
         seed = hash((self.data.seed, self.step, self.processes.rank)) % 2**63
         # Not torch.manual_seed: asking every kind of device costs more than a step of small heads.
         torch.default_generator.manual_seed(seed)
-        if self.processes.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        if self.processes.device.type != "cpu":
+            torch.get_device_module(self.processes.device).manual_seed(seed)
 
     def check_optimizer(self) -> None:
         """Raises ValueError if it holds nothing of the model; warns of what it leaves out."""
@@ -253,12 +254,9 @@ class Run:
         """Losses and logits of some rows, from the model or a view of it that skips the cached."""
         inputs = self.model.encoder.collate([self.data.ids[i] for i in rows])
         view = self.acceleration.view(rows, inputs)
-        # Wrapped for several processes, anew only when something else learns than before.
-        self.module, self.prepared_optimizer = self.processes.prepare(
-            view, self.optimizer, self.autocast, self.learning
-        )
+        module = self.processes.wrapped(view, self.autocast, self.learning)
         labels = {name: t.to(inputs[0].device) for name, t in self.data.truth(rows).items()}
-        output = self.module(*inputs, labels=labels)
+        output = module(*inputs, labels=labels)
         self.acceleration.give_back(view)  # attributes that a subclass's forward has set
         return output
 

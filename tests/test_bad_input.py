@@ -504,7 +504,11 @@ ROWS = [
         TypeError,
         "model must be a MultiTaskModel; got SentenceEncoder",
     ),
-    (lambda t: t.fit(model=None), TypeError, "model must be a MultiTaskModel; got NoneType"),
+    (
+        lambda t: mtst.fit(None, t.frame, epochs=1),
+        TypeError,
+        "model must be a MultiTaskModel; got NoneType",
+    ),
     (
         lambda t: t.fit(valid=t.frame[["text"]]),
         ValueError,

@@ -1,6 +1,7 @@
 """What `fit` promises, where a reader of the code found that it was not kept."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from small import frame, model
 from torch.optim.lr_scheduler import LambdaLR
 
 import mtst_utils as mtst
-from mtst_utils import multitask
+from mtst_utils import checkpoints, multitask, precision, training
 from mtst_utils.frames import TrainingData
 
 FRAME = frame(24)
@@ -254,3 +255,127 @@ def test_a_module_that_adapters_train_whole_is_saved(tmp_path):
     texts = FRAME.text.tolist()
     opened = mtst.MultiTaskModel.from_pretrained(tmp_path).encoder.encode(texts)
     np.testing.assert_allclose(opened, net.encoder.encode(texts), atol=1e-5)
+
+
+@pytest.mark.parametrize("fault", ["a scheduler that is none", "weights that cannot be hashed"])
+def test_the_callers_optimizer_is_as_it_was_after_an_error_before_training(
+    fault, tmp_path, monkeypatch
+):
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    before = [dict(group) for group in optimizer.param_groups]
+    options = {"optimizer": optimizer, **QUIET}
+    if fault == "a scheduler that is none":
+
+        def forgot_to_return(own, steps):
+            mtst.warmup_linear(own, steps)
+
+        options["scheduler"] = forgot_to_return
+    else:
+        options["checkpoint"] = tmp_path
+        monkeypatch.setattr(checkpoints, "_hash_of", lambda tensors: 1 / 0)
+    with pytest.raises((TypeError, ZeroDivisionError)):
+        mtst.fit(net, FRAME, epochs=1, **options)
+    assert [dict(group) for group in optimizer.param_groups] == before
+
+
+class Decay(torch.optim.lr_scheduler.LRScheduler):
+    """One that holds a function which is not called lr_lambdas."""
+
+    def __init__(self, optimizer, factor):
+        self.factor = factor
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        return [lr * self.factor(self.last_epoch) for lr in self.base_lrs]
+
+
+def test_a_schedule_of_ones_own_that_holds_a_function_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", -1)
+
+    def scheduler(own, steps):
+        return Decay(own, lambda step: 1 / (1 + step))  # another object in every process
+
+    class Stop(mtst.Callback):
+        def __init__(self, at):
+            self._at = at
+
+        def on_step(self, run):
+            if run.step == self._at:
+                raise KeyboardInterrupt
+
+    options = {"epochs": 2, "batch_size": 8, "scheduler": scheduler, **QUIET}
+    whole = mtst.fit(model(), FRAME, callbacks=[Stop(99)], **options)
+    with pytest.raises(KeyboardInterrupt):
+        mtst.fit(model(), FRAME, callbacks=[Stop(4)], checkpoint=tmp_path, **options)
+    again = mtst.fit(model(), FRAME, callbacks=[Stop(99)], checkpoint=tmp_path, **options)
+    pd.testing.assert_frame_equal(pd.DataFrame(again), pd.DataFrame(whole))
+
+
+def test_an_array_of_words_is_a_setting_like_any_other(tmp_path):
+    net = model()
+    net.names = np.array(["cat", "other"])
+    mtst.fit(net, FRAME, epochs=1, checkpoint=tmp_path, **QUIET)
+    net = model()
+    net.names = np.array(["dog", "other"])
+    with pytest.raises(ValueError, match=r"of another run \(model differ"):
+        mtst.fit(net, FRAME, epochs=1, checkpoint=tmp_path, **QUIET)
+
+
+def test_a_run_in_float32_does_not_go_on_in_bfloat16(tmp_path, monkeypatch):
+    options = {"epochs": 1, "checkpoint": tmp_path, "progress": False}
+    monkeypatch.setattr(precision, "has_quick_bfloat16", lambda device: False)
+    mtst.fit(model(), FRAME, precision="auto", **options)
+    monkeypatch.setattr(precision, "has_quick_bfloat16", lambda device: True)
+    with pytest.raises(ValueError, match=r"of another run \(precision differ"):
+        mtst.fit(model(), FRAME, precision="auto", **options)
+    mtst.fit(model(), FRAME, precision="float32", **options)
+
+
+def test_a_part_whose_place_is_not_stated_trains_without_a_cache():
+    histories = []
+    for acceleration in (True, False):
+        net = model()
+        net.encoder.backbone.adapter = torch.nn.Linear(32, 32)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+        options = {"epochs": 2, "optimizer": optimizer, "acceleration": acceleration}
+        histories.append(mtst.fit(net, FRAME, **options, **QUIET).loss)
+    assert histories[0].tolist() == histories[1].tolist()
+
+
+def test_the_cache_is_filled_anew_when_frozen_weights_are_written_to():
+    def forget(run):
+        with torch.no_grad():
+            run.model.encoder.backbone.embeddings.word_embeddings.weight.zero_()
+
+    histories = []
+    for acceleration in (True, False):
+        net = model()
+        mtst.freeze(net.encoder)
+        options = {"epochs": 3, "batch_size": 8, "callbacks": [At(5, forget)]}
+        found = mtst.fit(net, FRAME, acceleration=acceleration, **options, **QUIET)
+        histories.append(found.loss.to_numpy())
+    assert histories[0] == pytest.approx(histories[1], abs=1e-5)
+
+
+def test_what_trainer_collates_is_on_the_cpu():
+    """It pins that memory, which it can of nothing else, and moves it to the device itself."""
+    net = model().to("meta")
+    examples = [{"input_ids": [2, 5, 3], "labels": {"animal": 0, "letter": 1}}] * 2
+    batch = net.collate(examples)
+    found = [batch["input_ids"], batch["attention_mask"], *batch["labels"].values()]
+    assert {tensor.device.type for tensor in found} == {"cpu"}
+    assert net.encoder.collate([[2, 5, 3]])[0].device.type == "meta"
+
+
+def test_dropout_is_seeded_on_every_kind_of_device(monkeypatch):
+    """A Mac's GPU draws its masks from numbers of its own, as a CUDA device does."""
+    net, seeds = model(), []
+    data = TrainingData(net, FRAME, batch_size=8, seed=0)
+    here = SimpleNamespace(device=torch.device("cpu"), rank=0, size=1, is_main=True)
+    run = training.Run(net, None, mtst.warmup_linear, 1, data, here, (), "float32", 1.0, False)
+    here.device = torch.device("mps")
+    monkeypatch.setattr(torch.mps, "manual_seed", seeds.append)
+    for run.step in (0, 1):
+        run.begin_step()
+    assert len(set(seeds)) == 2

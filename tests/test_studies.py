@@ -407,12 +407,11 @@ def test_what_notebook_3_says_of_the_map_of_remedies_follows_from_the_tuning_row
     assert np.ptp(lora["mean"]) == 0
     assert (90, 57) in set(zip(lora.A, lora.B, strict=True))
     assert "and so does LoRA but for two of its settings, far below it" in text
-    line = tried.loc["none"].sort_values("B")
-    below = [
-        line[line.B >= b].A.max() - a > 5 if (line.B >= b).any() else False
-        for a, b in zip(tried.loc["LoRA"].A, tried.loc["LoRA"].B, strict=True)
-    ]
-    assert sum(below) == 2
+    line = tried.loc["none"]  # what it keeps of A where it has learned at least as much of B
+    kept = {
+        setting: line[line.B.ge(row.B)].A.max() for setting, row in tried.loc["LoRA"].iterrows()
+    }
+    assert (pd.Series(kept) - tried.loc["LoRA"].A > 5).sum() == 2
 
 
 def test_the_cache_is_as_fast_as_notebook_3_says():
@@ -443,8 +442,8 @@ def test_what_freezing_costs_is_what_notebook_3_says():
     found = findings.findings("cost").query("n == 128 and metric == 'seconds'")
     times = found.set_index(["arm", "rival"]).effect
     stated = re.search(
-        r"heads alone are (\d+) times as fast as training everything, in half the memory, the top "
-        r"two blocks (\d\.\d) times.* Freezing head A saves nothing: (\d\.\d\d) times",
+        r"heads alone are (\d+) times as fast as training everything, in half the memory \(.*?\), "
+        r"the top two blocks (\d\.\d) times.* Freezing head A saves nothing: (\d\.\d\d) times",
         words_of("03"),
     )
     everything = "everything trained"

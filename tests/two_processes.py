@@ -35,7 +35,9 @@ def losses():
             "parts": {"in parts": 2, "in uneven parts": 4}.get(name, 1),
         }
         # accelerate's own backward would divide by it, where there are several processes.
-        with patch_environment(accelerate_gradient_accumulation_steps="4"):
+        # And it would scale gradients, of a loss that is not scaled.
+        asked = {"gradient_accumulation_steps": "4", "mixed_precision": "fp16"}
+        with patch_environment(**{f"accelerate_{name}": value for name, value in asked.items()}):
             found[name] = mtst.fit(model, frame, **options)["loss"].tolist()
     return found
 
