@@ -5,9 +5,10 @@ Taught in notebook 02, section 2.
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_hashable
 
 from mtst_utils import checks
-from mtst_utils.frames import is_hashable, is_missing, read_frame
+from mtst_utils.frames import is_missing, read_frame
 
 
 def evaluate(

@@ -28,15 +28,6 @@ def is_missing(label: object) -> bool:
     return nothing or bool(np.isscalar(label) and label != label)
 
 
-def is_hashable(value: object) -> bool:
-    """False for a list, also for one within a tuple: it names no label and no group."""
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
-
-
 def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFrame:
     """Your own sentences: a CSV file with one column of text and one column of labels per task.
 

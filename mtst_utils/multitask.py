@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HFValidationError
+from pandas.api.types import is_hashable
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from transformers.utils import ModelOutput
 from mtst_utils import checks
 from mtst_utils.encoder import SentenceEncoder, checked_sentences
 from mtst_utils.fast_cpu import QuickDropout
-from mtst_utils.frames import NO_LABEL, is_hashable, is_missing
+from mtst_utils.frames import NO_LABEL, is_missing
 
 LARGEST = torch.finfo(torch.float32).max
 

@@ -3,7 +3,6 @@ written to.
 """
 
 import contextlib
-import math
 import os
 import re
 import subprocess
@@ -12,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import environment
+import joblib
 import nbformat
 import pytest
 import torch
@@ -20,7 +20,6 @@ import mtst_utils as mtst
 from mtst_utils import threads
 
 ROOT = Path(__file__).parents[1]
-V1 = "9:name=systemd:/\n4:cpu,cpuacct:{path}\n3:cpuset:/\n"
 
 
 @pytest.fixture
@@ -31,60 +30,13 @@ def own_threads():
     torch.set_num_threads(number)
 
 
-def groups(folder, own, files):
-    """As /proc/self/cgroup and /sys/fs/cgroup."""
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    (folder / "own").write_text(own)
-    return folder / "own", folder
-
-
 @pytest.mark.parametrize(
-    ("own", "files", "processors"),
-    [
-        ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),  # a container with a view of its own
-        ("0::/\n", {"cpu.max": "max 100000\n"}, math.inf),
-        ("0::/\n", {}, math.inf),
-        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "150000 100000\n"}, 1.5),
-        ("0::/a/b\n", {"a/b/cpu.max": "50000 100000\n", "a/cpu.max": "400000 100000\n"}, 0.5),
-        ("0::/docker/12ab\n", {"cpu.max": "300000 100000\n"}, 3),  # the host's path
-        ("0::/../other\n", {"cpu.max": "300000 100000\n"}, 3),
-        ("0::/a\n", {"a/cpu.max": ""}, math.inf),
-        (
-            V1.format(path="/a/b"),
-            {"cpu,cpuacct/a/cpu.cfs_quota_us": "250000", "cpu,cpuacct/a/cpu.cfs_period_us": "1e5"},
-            math.inf,  # no whole number: not understood
-        ),
-        (
-            V1.format(path="/a/b"),
-            {
-                "cpu,cpuacct/a/b/cpu.cfs_quota_us": "-1\n",
-                "cpu,cpuacct/a/b/cpu.cfs_period_us": "100000\n",
-                "cpu,cpuacct/a/cpu.cfs_quota_us": "250000\n",
-                "cpu,cpuacct/a/cpu.cfs_period_us": "100000\n",
-                "cpuset/cpu.cfs_quota_us": "100000\n",  # of another controller
-                "cpuset/cpu.cfs_period_us": "100000\n",
-            },
-            2.5,
-        ),
-    ],
+    ("granted", "before", "usable"), [(1, 4, 1), (3, 4, 3), (4, 4, 4), (8, 4, 4), (2, 1, 1)]
 )
-def test_a_containers_quota(tmp_path, own, files, processors):
-    assert threads.quota(*groups(tmp_path, own, files)) == processors
-
-
-def test_no_control_groups(tmp_path):
-    assert threads.quota(tmp_path / "none", tmp_path) == math.inf
-
-
-@pytest.mark.parametrize(
-    ("quota", "before", "usable"),
-    [(0.5, 4, 1), (1.5, 4, 2), (3, 4, 3), (4, 4, 4), (8, 4, 4), (math.inf, 4, 4), (2, 1, 1)],
-)
-def test_threads_are_lowered_never_raised(own_threads, monkeypatch, caplog, quota, before, usable):
-    monkeypatch.setattr(threads, "_own_quota", lambda: quota)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+def test_threads_are_lowered_never_raised(
+    own_threads, monkeypatch, caplog, granted, before, usable
+):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: granted)
     threads._log_once.cache_clear()
     torch.set_num_threads(before)
     for _ in range(2):
@@ -96,14 +48,8 @@ def test_threads_are_lowered_never_raised(own_threads, monkeypatch, caplog, quot
     assert caplog.messages == (said if usable < before else [])  # once
 
 
-def test_where_there_are_no_affinities(monkeypatch):
-    monkeypatch.setattr(threads, "_own_quota", lambda: math.inf)
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert threads.usable_threads() == torch.get_num_threads()
-
-
 def test_fit_and_encode_keep_within_the_quota(own_threads, monkeypatch, tiny_encoder):
-    monkeypatch.setattr(threads, "_own_quota", lambda: 1.0)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
     frame, seen = mtst.load_sample_sentences()[::8], []
     model = mtst.MultiTaskModel(tiny_encoder, [mtst.Task("topic", sorted(set(frame.topic)))])
     model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
@@ -133,7 +79,7 @@ def test_one_processor_of_several(own_threads):
 def test_the_tests_take_no_more_threads_than_the_quota(own_threads, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     torch.set_num_threads(2)
-    monkeypatch.setattr(threads, "_own_quota", lambda: 1.0)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
     environment.pytest_configure()
     assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (1, "1")
 
