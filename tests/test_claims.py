@@ -170,8 +170,9 @@ def test_headlines_are_rows_of_the_ledger():
             assert set(drawn) & set(zip(fair.arm, fair.n, strict=True))
 
 
-def test_what_has_not_run_is_said():
+def test_what_has_not_run_and_what_is_still_at_an_edge_is_said():
     text = (ROOT / "data" / "README.md").read_text()
+    assert f"tuned with, arms, settings): {registry.still_at_an_edge()}.\n" in text
     assert f"(study, training sentences, arms): {registry.not_run()}.\n" in text
 
 

@@ -279,6 +279,20 @@ def described(study: Study, backbone: str = DEFAULT) -> str:
     return "\n".join(lines)
 
 
+def still_at_an_edge(backbone: str = DEFAULT) -> str:
+    """Where what tuning chose is the most or the least that was tried, as text: study, sentences it
+    was tuned with, arms with their settings.
+    """
+    found = []
+    for study in STUDIES.values():
+        table = recipes(study, backbone)["still at an edge"]
+        table = table[table != "–"].str.replace(" ", ", ")
+        for n, part in table.groupby(level="tuned at"):
+            arms = [f"{arm} ({edge})" for (_, arm), edge in part.items()]
+            found.append(f"`{study.name}` {n:,}: {', '.join(arms)}")
+    return "; ".join(found)
+
+
 def not_run(backbone: str = DEFAULT) -> str:
     """What is declared and has not run to its end, as text: study, size, arms."""
     found = []
