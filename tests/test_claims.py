@@ -192,8 +192,8 @@ def test_headlines_show_every_corpus_on_which_the_advice_was_tried():
     tried = set(zip(tried.number, tried.arm, tried.n, strict=True)) & set(headlines.ADVICE.values())
     advice = shown.advice[shown.corpus == "crowd tweets"].map(headlines.ADVICE)
     assert set(advice) == tried
-    both = "seven on two corpora, two on one"  # the figure's words in README
-    assert (len(set(advice)), len(headlines.ADVICE) - len(set(advice))) == (7, 2)
+    both = "seven on two corpora, three on one"  # the figure's words in README
+    assert (len(set(advice)), len(headlines.ADVICE) - len(set(advice))) == (7, 3)
     assert both in README
     texts = [text.get_text() for text in headlines.figure().texts]
     assert texts.count("no difference") == (shown.verdict == "no difference").sum()
@@ -294,5 +294,9 @@ def test_what_readmes_findings_say_without_an_interval_follows_from_the_ledger()
     assert "gain a point with 200 sentences of the first †, less than would matter" in text
     decay = row("decay 0.95", "two rates", "sentiment macro F1", 200, first)
     assert (f"{decay.effect:.0f}", decay.high90 < decay.margin) == ("1", True)
+    assert "none on the second, and none with 4,000 of the first" in text
+    for n, corpus in ((200, second), (4000, first)):
+        decay = row("decay 0.95", "two rates", "sentiment macro F1", n, corpus)
+        assert decay.row_verdict == "does not hold"
     copied = row("MiniLM", "MiniLM, 2e-5", "sentiment macro F1", 200, first)
     assert f"the same 200 sentences end {copied.effect:.0f} points lower" in text

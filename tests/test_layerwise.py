@@ -274,6 +274,21 @@ def test_what_notebook_4_says_of_equal_mean_rates_follows_from_the_grids():
     assert f"little of it is left, {left:.1f};".replace("-", "−") in _text()
 
 
+def test_what_notebooks_3_and_4_say_of_decay_with_4000_sentences_follows_from_the_rows():
+    found = findings.findings("bake_off").query("n == 4000 and arm == 'decay 0.95'")
+    found = found.set_index("metric")
+    assert found.high["sentiment macro F1"] < 0.2  # "a gain of a fifth of a point is excluded"
+    assert -4.5 < found.effect["kept"] < -3.5  # "four hundredths further"
+    assert found.verdict["test area"] == "does not hold"
+    study = registry.STUDIES["bake_off"]
+    (own, tried), (rival, _) = (
+        registry.chosen(study, DEFAULT, 4000, arm) for arm in ("decay 0.95", "two rates")
+    )
+    assert own["lr"] == rival["lr"] == 1e-4
+    assert own["head_lr"] == rival["head_lr"] / 4
+    assert tried["tries"] == 9  # "over nine settings"
+
+
 def test_what_notebooks_3_and_4_say_of_equal_settings_follows_from_the_rows():
     rows = records.rows_of("bake_off").query("phase == 'tune' and n == 200")
     valid = rows.set_index(["settings", "seed", "arm"])["valid sentiment macro F1"].unstack("arm")

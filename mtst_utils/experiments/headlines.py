@@ -23,6 +23,7 @@ ADVICE = {  # in plain words: the claim, arm, and number of training sentences
     "Unfreeze layer by layer\n(200 sentences)": (17, "gradual", 200),
     "Unfreeze layer by layer\n(4,000 sentences)": (17, "gradual", 4000),
     "Give lower layers lower rates\n(decay .95, 200 sentences)": (23, "decay 0.95", 200),
+    "Give lower layers lower rates\n(decay .95, 4,000 sentences)": (23, "decay 0.95", 4000),
     "A frozen head keeps its task\n(rate tuned for both tasks)": (15, "head A frozen alone", 500),
 }
 MARKERS = {RATED: "o", TWEETS: "^"}
