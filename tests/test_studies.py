@@ -395,8 +395,8 @@ def test_what_notebook_3_says_of_the_map_of_remedies_follows_from_the_tuning_row
     text = words_of("03")
     assert "Where B is at 62 to 63 points, A is at 91 with it," in text
     assert best["distillation"] == 91
-    assert "at 88 to 90 with a head fitted anew or replay (200 labels each)" in text
-    assert best[["refitting", "replay"]].between(88, 90).all()
+    assert "at 88 to 90 with a head fitted anew, replay or EWC (200 labels each)" in text
+    assert best[["refitting", "replay", "EWC"]].between(88, 90).all()
     assert "at 83 to 84 under a frozen head alone, LoRA or averaged weights" in text
     assert best[["none", "LoRA", "weight averaging"]].between(83, 84).all()
     assert (
@@ -412,6 +412,28 @@ def test_what_notebook_3_says_of_the_map_of_remedies_follows_from_the_tuning_row
         setting: line[line.B.ge(row.B)].A.max() for setting, row in tried.loc["LoRA"].iterrows()
     }
     assert (pd.Series(kept) - tried.loc["LoRA"].A > 5).sum() == 2
+
+
+def test_what_notebook_3_says_of_the_pulls_follows_from_the_rows():
+    found = findings.findings("forgetting_frontier").query("n == 500 and number == 'remedy'")
+    gain = found.set_index("arm").effect
+    done = registry.finished(registry.STUDIES["forgetting_frontier"]).query("n == 500")
+    done = done.set_index(["arm", "seed"])
+    before, none, ewc = (done.loc[arm] for arm in ("before", "none", "EWC"))
+    lost = 100 * (before["domain accuracy"] - ewc["domain accuracy"]).mean()
+    better = 100 * (ewc["sentiment macro F1"] - none["sentiment macro F1"]).mean()
+    text = " ".join(words_of("03").split())
+    assert f"**EWC** gains +{gain['EWC']:.1f}, much like replay" in text
+    assert f"B is {better:.1f} better, and A loses {lost:.1f}." in text
+    assert f"knows nothing of A, gains +{gain['L2-SP']:.1f};" in text
+    assert set(found.set_index("arm").verdict[["EWC", "L2-SP"]]) == {"cannot tell"}
+    said = "on 200 old labels gains {:.1f}, EWC and replay with as many {:.1f} and {:.1f}"
+    assert said.format(*gain[["refitting", "EWC", "replay"]]) in text
+    rows = records.rows_of("forgetting_frontier").query("phase == 'tune' and n == 500")
+    scores = ["valid domain accuracy", "valid sentiment macro F1"]
+    mean = 100 * rows.groupby(["arm", "settings"])[scores].mean().mean(axis=1)
+    best = mean.groupby("arm").max()
+    assert (best[["L2-SP", "EWC"]] > best["none"]).all()  # "the pulls are at it or above"
 
 
 def test_the_cache_is_as_fast_as_notebook_3_says():
