@@ -65,7 +65,8 @@ def figure() -> Axes:
         bar = {"fmt": MARKERS[row.corpus], "ms": 9, "lw": 2.5, "color": color, "capsize": 4}
         ax.errorbar(row.effect, place, xerr=errors, **bar)
         beside = {"transform": ax.get_yaxis_transform(), "va": "center", "color": color}
-        effect = f"{row.effect:+.1f}".replace("-", "−").replace("−0.0", "0.0")
+        effect = f"{row.effect:+.1f}".replace("-", "−")
+        effect = "0.0" if effect.strip("+−") == "0.0" else effect
         ax.text(1.2, place, effect, ha="right", weight="bold", fontsize=12, **beside)
         ax.text(1.25, place, row.verdict + row.mark, fontsize=12, **beside)
     ax.axvline(0, color="black", linewidth=1)
