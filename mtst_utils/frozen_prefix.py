@@ -73,8 +73,8 @@ class FrozenPrefix:
             self._fill()
 
     def writes(self) -> int:
-        """How often weights that do not learn were written to, in all: torch counts it."""
-        frozen = (p for p in self.model.parameters() if not p.requires_grad)
+        """How often the encoder's frozen weights were written to, in all: torch counts it."""
+        frozen = (p for p in self.model.encoder.parameters() if not p.requires_grad)
         return sum(0 if p.is_inference() else p._version for p in frozen)
 
     def view(self, rows: list[int], inputs: tuple[Tensor, Tensor]) -> nn.Module:

@@ -143,6 +143,19 @@ def test_layers_that_take_turns_are_not_run_for_every_sentence_at_every_turn():
     assert sum(sentences) <= len(FRAME) * (1 + 3)
 
 
+def test_heads_that_take_turns_leave_the_cache_as_it_is():
+    class Turns:
+        def before_step(self, run):
+            mtst.unfreeze(run.model.heads)
+            mtst.freeze(run.model.heads["animal" if run.step % 2 else "letter"])
+
+    model = model_of("bert", 0)
+    count = Count(model)
+    fit(model, callbacks=[Turns(), count], epochs=2)
+    assert count.runs[0] > 0
+    assert sum(count.runs[1:]) == 0
+
+
 @pytest.mark.parametrize("step", [3, 20])
 def test_interrupted_training_goes_on_exactly(tmp_path, monkeypatch, step):
     class Interrupt:
