@@ -286,7 +286,7 @@ def test_what_notebooks_3_and_4_say_of_decay_with_4000_sentences_follows_from_th
     )
     assert own["lr"] == rival["lr"] == 1e-4
     assert own["head_lr"] == rival["head_lr"] / 4
-    assert tried["tries"] == 9  # "over nine settings"
+    assert (tried["tries"], tried["at_edge"]) == (9, "head_lr")  # "nine settings", "the lowest"
 
 
 def test_what_notebooks_3_and_4_say_of_equal_settings_follows_from_the_rows():
