@@ -3,6 +3,7 @@
 Taught in notebook 02, section 2.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -16,15 +17,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mtst_utils import checks
 from mtst_utils.frames import read_frame
 from mtst_utils.freezing import freeze_as, what_is_frozen
-from mtst_utils.multitask import storable
 
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
 SAVE_SECONDS = 20  # written at the end of an epoch, and whenever the last one is older than this
 
 
@@ -136,7 +135,7 @@ def _settings_of(owner: object) -> list:
 
 
 class Checkpoint:
-    """The state of a run in one safetensors file, which is replaced whole or not at all."""
+    """The state of a run in one file of torch's, which is replaced whole or not at all."""
 
     def __init__(self, folder: str | os.PathLike | None, run, identity: dict | None) -> None:
         self.run, self.identity, self.saved = run, identity or {}, time.monotonic()
@@ -144,7 +143,7 @@ class Checkpoint:
         if folder is None:
             return
         folder = Path(folder).expanduser()
-        self.path = folder / "checkpoint.safetensors"
+        self.path = folder / "checkpoint.pt"
         try:
             folder.mkdir(parents=True, exist_ok=True)  # now, and not after an hour of training
         except OSError as error:
@@ -162,35 +161,23 @@ class Checkpoint:
         if self.path is None or not self.run.is_main:
             return
         run, started = self.run, time.monotonic()
-        tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
-        optimizer = run.optimizer.state_dict()
-        numbers: dict[str, float] = {}
-        for i, state in optimizer["state"].items():
-            for name, value in state.items():
-                target = tensors if isinstance(value, Tensor) else numbers
-                target[f"optimizer.{i}.{name}"] = value
-        for i, callback in enumerate(run.callbacks):
-            for name, value in getattr(callback, "state_dict", dict)().items():
-                tensors[f"callback.{i}.{name}"] = torch.as_tensor(value)
-        state = run.scheduler.state_dict()
-        schedule = {k: v for k, v in state.items() if k != "lr_lambdas" and not callable(v)}
-        facts = {
+        state: dict[str, Any] = {
             "identity": self.identity,
             "step": run.step,
             "stop": run.stop,
             "history": run.history,
-            "groups": optimizer["param_groups"],
-            "optimizer numbers": numbers,
-            "scheduler": schedule,
             "frozen": what_is_frozen(run.model),
+            "model": run.model.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "scheduler": run.scheduler.state_dict(),
         }
         new = self.path.with_suffix(".new")
         try:
-            text = json.dumps(facts, default=_plain_or_repr)
-            save_file(storable(tensors), new, metadata={"facts": text})
+            state["callbacks"] = [_tensors_of(callback) for callback in run.callbacks]
+            torch.save(_storable(state), new)
             os.replace(new, self.path)
-        except (OSError, SafetensorError) as error:
-            # A full disk: no reason to lose what is trained.
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            # A full disk, a callback's state that is no number: no reason to lose what is trained.
             new.unlink(missing_ok=True)
             checks.warn(
                 f"{self.path} could not be written at step {run.step} ({error}); training goes on, "
@@ -205,63 +192,61 @@ class Checkpoint:
         """
         if self.path is None or not self.path.is_file():
             return
-        facts, tensors = self._read()
-        before = facts.get("identity", {})
+        run, state = self.run, self._read()
+        before = state["identity"]
         if before != self.identity:
             changed = [key for key in self.identity if before.get(key) != self.identity[key]]
             raise ValueError(
                 f"{self.path} is of another run ({', '.join(changed)} differ): "
                 "delete it, or choose another folder"
             )
-        run = self.run
-        run.model.load_state_dict(_under("model.", tensors))
-        freeze_as(run.model, facts["frozen"])
+        run.model.load_state_dict(state["model"])
+        freeze_as(run.model, state["frozen"])
         run.model.train()
-        state: dict[int, dict[str, Tensor | float]] = {}
-        values: dict[str, Tensor | float] = {**_under("optimizer.", tensors), **_numbers(facts)}
-        for key, value in values.items():
-            number, _, name = key.partition(".")
-            state.setdefault(int(number), {})[name] = value
-        run.optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
-        lambdas = {"lr_lambdas": [None] * len(facts["groups"])}
-        schedule = _with_keys_of(run.scheduler.state_dict(), facts["scheduler"])
-        run.scheduler.load_state_dict(schedule | lambdas)
-        for i, callback in enumerate(run.callbacks):
-            if saved := _under(f"callback.{i}.", tensors):
+        groups = zip(run.optimizer.param_groups, state["optimizer"]["param_groups"], strict=True)
+        state["optimizer"]["param_groups"] = [{**now, **saved} for now, saved in groups]
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.scheduler.load_state_dict(state["scheduler"])
+        for callback, saved in zip(run.callbacks, state["callbacks"], strict=True):
+            if saved:
                 callback.load_state_dict(saved)
-        run.step, run.stop, run.history = facts["step"], facts["stop"], facts["history"]
+        run.step, run.stop, run.history = state["step"], state["stop"], state["history"]
         logging.getLogger(__name__).warning(
             "fit goes on from step %d of %d, as %s says", run.step, run.total_steps, self.path
         )
 
-    def _read(self) -> tuple[dict, dict[str, Tensor]]:
+    def _read(self) -> dict:
         try:
-            with safe_open(self.path, "pt") as file:
-                facts = json.loads(file.metadata()["facts"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                return facts, tensors
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            state["identity"]  # of another file there is none
+            return state
+        except Exception as error:  # torch and pickle raise all kinds of it
             raise ValueError(
-                f"{self.path} is damaged ({error}): delete it, and the run begins anew"
+                f"{self.path} is damaged ({type(error).__name__}): "
+                "delete it, and the run begins anew"
             ) from error
 
 
-def _with_keys_of(state: Any, saved: Any) -> Any:
-    """What JSON has kept of a state, with keys of the type they had: MultiStepLR counts by step."""
-    if isinstance(state, list):
-        pairs = zip(state, saved, strict=False)
-        return [_with_keys_of(*pair) for pair in pairs] if state else saved
-    if not isinstance(state, dict):
-        return saved
-    keys = {str(key): key for key in state}
-    found = {keys.get(k, k): _with_keys_of(state.get(keys.get(k, k)), v) for k, v in saved.items()}
-    return Counter(found) if isinstance(state, Counter) else found
+def _tensors_of(callback: object) -> dict[str, Tensor]:
+    state: Mapping = getattr(callback, "state_dict", dict)()
+    return {name: torch.as_tensor(value) for name, value in state.items()}
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those whose names begin with a prefix, without it."""
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+def _storable(value: Any) -> Any:
+    """The value as `torch.load` opens it without running code: tensors, and Python's own types.
 
-
-def _numbers(facts: dict) -> dict[str, float]:
-    return {k.removeprefix("optimizer."): v for k, v in facts["optimizer numbers"].items()}
+    Entries of a dict that no file can hold, such as functions, are left out: on loading, these
+    stay as they are. Raises TypeError for such a value itself.
+    """
+    if isinstance(value, Mapping):
+        kept = {}
+        for key, entry in value.items():
+            with contextlib.suppress(TypeError):
+                kept[checks.plain(key)] = _storable(entry)
+        return Counter(kept) if isinstance(value, Counter) else kept
+    if isinstance(value, (list, tuple)):
+        return (tuple if isinstance(value, tuple) else list)(map(_storable, value))
+    value = value if isinstance(value, Tensor) else checks.plain(value)
+    if not isinstance(value, Tensor) and type(value) not in _PLAIN:
+        raise TypeError(f"{value!r:.60} fits in no checkpoint")
+    return value

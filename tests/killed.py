@@ -3,7 +3,6 @@
 Run by forked.py: training processes are forked from one that has only imported.
 """
 
-import json
 import os
 import random
 import signal
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import small
 import torch
-from safetensors import safe_open
 
 import mtst_utils as mtst
 from mtst_utils import checkpoints
@@ -44,16 +42,11 @@ def child(folder, save_seconds=checkpoints.SAVE_SECONDS):
 
 
 def reached(folder):
-    file = Path(folder, "checkpoint.safetensors")
+    file = Path(folder, "checkpoint.pt")
     if not file.is_file():
         return 0, None
-    with safe_open(file, "pt") as opened:
-        step = json.loads(opened.metadata()["facts"])["step"]
-        return step, {
-            name: opened.get_tensor(name)
-            for name in opened.keys()  # noqa: SIM118
-            if name.startswith("model.")
-        }
+    state = torch.load(file, weights_only=True)
+    return state["step"], state["model"]
 
 
 def changed(file, since):
@@ -61,7 +54,7 @@ def changed(file, since):
 
 
 def train_and_kill(folder):
-    rng, steps, file = random.Random(0), [], folder / "killed" / "checkpoint.safetensors"
+    rng, steps, file = random.Random(0), [], folder / "killed" / "checkpoint.pt"
     while len(steps) < 10:
         before = file.stat().st_mtime_ns if file.is_file() else None
         # saved after every step, so that many kills fall into the writing

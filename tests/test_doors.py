@@ -403,6 +403,15 @@ def test_every_optimizer_goes_on_exactly(interrupted, name, lr):
     interrupted(optimizer)
 
 
+def test_an_option_that_no_file_holds_is_there_when_training_goes_on(interrupted):
+    class Noted(torch.optim.AdamW):
+        def step(self, closure=None):
+            assert [group["note"] for group in self.param_groups] == [len]
+            return super().step(closure)
+
+    interrupted(lambda model: Noted([{"params": list(model.parameters()), "note": len}], lr=1e-2))
+
+
 def test_early_stopping_goes_on_with_the_same_object(interrupted):
     """What it has seen of the interrupted run is state, and no other setting."""
     stopping = mtst.EarlyStopping("animal accuracy", patience=np.int64(5))

@@ -702,7 +702,7 @@ def a_home_folder_is_written_as_people_write_it(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     fit(small.model(), checkpoint="~/run")
-    assert (tmp_path / "run" / "checkpoint.safetensors").is_file()
+    assert (tmp_path / "run" / "checkpoint.pt").is_file()
     assert not (tmp_path / "~").exists()
 
 

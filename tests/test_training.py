@@ -1,7 +1,9 @@
 """fit, evaluate, checkpoints: what is learned, what is repeatable, what survives."""
 
+import io
 import json
 import random
+import resource
 
 import killed
 import numpy as np
@@ -306,33 +308,49 @@ def test_checkpoint_of_another_optimizer_is_refused(tmp_path):
 
 def test_half_written_checkpoint_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
     fit(small.model(), checkpoint=tmp_path)
-    good = (tmp_path / "checkpoint.safetensors").read_bytes()
+    good = (tmp_path / "checkpoint.pt").read_bytes()
     (tmp_path / "checkpoint.new").write_bytes(good[: len(good) // 2])  # what a kill leaves
     model = small.model()
     fit(model, checkpoint=tmp_path)  # the whole one is found: nothing is trained
-    assert (tmp_path / "checkpoint.safetensors").read_bytes() == good
+    assert (tmp_path / "checkpoint.pt").read_bytes() == good
 
 
-@pytest.mark.parametrize("damage", ["cut", "altered", "empty", "another file"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "altered", "empty", "another file", "another file of torch's"]
+)
 def test_damaged_checkpoint_says_what_to_do(tmp_path, damage):
     fit(small.model(), checkpoint=tmp_path)
-    path = tmp_path / "checkpoint.safetensors"
-    whole = path.read_bytes()
+    path = tmp_path / "checkpoint.pt"
+    whole, of_torch = path.read_bytes(), io.BytesIO()
+    torch.save({"weight": torch.zeros(2)}, of_torch)
     path.write_bytes(
         {
             "cut": whole[: len(whole) // 2],
             "altered": b"x" * 99 + whole[99:],
             "empty": b"",
             "another file": b"{}",
+            "another file of torch's": of_torch.getvalue(),
         }[damage]
     )
     with pytest.raises(
-        ValueError,
-        match=r"checkpoint.safetensors is damaged .*: delete it, and the run begins anew",
+        ValueError, match=r"checkpoint.pt is damaged .*: delete it, and the run begins anew"
     ):
         fit(small.model(), checkpoint=tmp_path)
     path.unlink()
     fit(small.model(), checkpoint=tmp_path)
+
+
+def test_what_no_checkpoint_holds_does_not_end_the_training(tmp_path):
+    class Words(mtst.Callback):
+        def state_dict(self):
+            return {"note": "a word"}
+
+    expected, model = small.model(), small.model()
+    fit(expected)
+    with pytest.warns(UserWarning, match="could not be written at step .*training goes on"):
+        fit(model, checkpoint=tmp_path, callbacks=[Words()])
+    assert torch.equal(weights(model), weights(expected))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
@@ -341,22 +359,23 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
     """
     expected, model, calls = small.model(), small.model(), []
     fit(expected)
-    real = checkpoints.save_file
+    real = torch.save
 
-    def save_file(tensors, path, **options):
+    def save(state, path):
         calls.append(path)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
         if len(calls) == 2:
-            path.write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-        real(tensors, path, **options)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            real(state, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    monkeypatch.setattr(checkpoints, "save_file", save_file)
-    with pytest.warns(
-        UserWarning, match=r"could not be written at step 16 .*No space left.*training goes on"
-    ):
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.warns(UserWarning, match=r"could not be written at step 16 .*training goes on"):
         fit(model, checkpoint=tmp_path)
     assert torch.equal(weights(model), weights(expected))
-    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
     again, steps, real_step = small.model(), [], mtst.training.step
     with monkeypatch.context() as patch:
         patch.setattr(
