@@ -26,12 +26,15 @@ class Processes:
 
     def __init__(self) -> None:
         on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        known = {**PartialState._shared_state}
         state = PartialState(cpu=on_cpu)
         self.rank, self.size, self.device = state.process_index, state.num_processes, state.device
         self.is_main = state.is_main_process
         self._learning_ids: list[int] | None = None
         if self.size > 1:
             _refuse_pieces()
+        elif not known:  # accelerate would keep the device for whatever comes after this training
+            PartialState._shared_state.clear()
 
     def wrapped(
         self,

@@ -23,7 +23,7 @@ import pytest
 import small
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from conftest import tiny_backbone, tiny_tokenizer
 from peft import LoraConfig, get_peft_model
 from sentence_transformers import SentenceTransformer
@@ -481,7 +481,11 @@ def the_precision_asked_for_wins_and_nothing_of_accelerate_stays(fresh_accelerat
 @fault(12)
 def an_accelerator_may_be_set_up_after_fit(fresh_accelerate):
     fit(small.model(), epochs=1)
+    assert PartialState._shared_state == {}  # the device is not decided for it
     assert Accelerator(mixed_precision="bf16").mixed_precision == "bf16"
+    before = {**AcceleratorState._shared_state}, {**PartialState._shared_state}
+    fit(small.model(), epochs=1)
+    assert before == (AcceleratorState._shared_state, PartialState._shared_state)
 
 
 # --- 13: options of the hub were dropped
