@@ -28,6 +28,7 @@ class Callback:
     A callback's attributes that are numbers, words or tuples count as its settings, which a
     checkpoint must agree with; what changes on the way goes by a name that begins with "_", or
     into `state_dict`.
+    One that writes to frozen weights does so under torch.no_grad(); through .data nothing notices.
     One that freezes and unfreezes sets run.unchanged_from and run.unchanged_until to the steps
     between which it does not: so what frozen layers give is only remembered where that pays.
     """
@@ -56,6 +57,9 @@ class Callback:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state_dict` gave, when training goes on after an interruption."""
+
+
+EVENTS = tuple(name for name in vars(Callback) if name.startswith(("on_", "before_", "after_")))
 
 
 class GradualUnfreezing(Callback):
@@ -159,7 +163,7 @@ class EarlyStopping(Callback):
 
     The best epoch's weights are kept. metric: a column of History without "valid ", as
     "sentiment macro F1". patience: epochs without a better score after which training ends.
-    smaller_is_better: by default True for a metric called an error.
+    smaller_is_better: by default True for a metric called an error or a loss.
     Raises ValueError for a metric that validation does not give, or without validation sentences.
     Prechelt 1998. Taught in notebook 03, section 5.
     """
@@ -170,7 +174,7 @@ class EarlyStopping(Callback):
         checks.instance("metric", metric, str)
         self.patience = checks.whole("patience", patience, "of epochs, 1 or more", lambda v: v >= 1)
         if smaller_is_better is None:
-            smaller_is_better = metric.endswith("error")
+            smaller_is_better = metric.endswith(("error", "loss"))
         self.metric, self.smaller_is_better = str(metric), bool(smaller_is_better)
         self.best_score, self.best_epoch = -np.inf, -1
         self.best_weights: dict[str, Tensor] = {}

@@ -48,10 +48,10 @@ def fingerprint(run, valid: pd.DataFrame | None, **settings) -> dict:
             for name, lora in getattr(encoder.backbone, "peft_config", {}).items()
         },
         "dropout": [dropout, {name: value for name, value in config.items() if "drop" in name}],
-        "tasks": [repr(task) for task in model.tasks.values()],
+        "tasks": [[repr(task), _settings_of(task)] for task in model.tasks.values()],
         "optimizer": _optimizer_of(run),
-        "scheduler": _schedule_of(run),
-        "callbacks": [_settings_of(callback) for callback in run.callbacks],
+        "scheduler": _schedule_of(run.scheduler, run.total_steps),
+        "callbacks": [_settings_of(callback, tuple) for callback in run.callbacks],
         "training data": [_hash_of(run.data.labels), _hash_of(_flat(run.data.ids))],
         "validation data": None if valid is None else _data_of(model, valid),
     }
@@ -83,15 +83,20 @@ def _optimizer_of(run) -> list:
     return [type(run.optimizer).__name__, groups, _hash_of(memory)]
 
 
-def _schedule_of(run) -> list:
-    """Its class and settings; of functions of the step, their values at some of the steps."""
-    state = dict(run.scheduler.state_dict())
-    functions = run.scheduler.lr_lambdas if state.pop("lr_lambdas", None) else []
-    steps = range(0, run.total_steps, max(1, run.total_steps // 20))
+def _schedule_of(scheduler, total_steps: int) -> list:
+    """Its class and settings; of functions of the step, their values at some of the steps.
+
+    Of one that is made of several, each one's.
+    """
+    state = dict(scheduler.state_dict())
+    functions = scheduler.lr_lambdas if state.pop("lr_lambdas", None) else []
+    steps = range(0, total_steps, max(1, total_steps // 20))
     values = [[float(function(step)) for step in steps] for function in functions]
+    parts = scheduler._schedulers if state.pop("_schedulers", None) else []
     for rates in ("base_lrs", "_last_lr"):  # the optimizer's
         state.pop(rates, None)
-    return [type(run.scheduler).__name__, state, values]
+    inner = [_schedule_of(part, total_steps) for part in parts]
+    return [type(scheduler).__name__, state, values, inner]
 
 
 def _flat(ids: list[list[int]]) -> dict[str, Tensor]:
@@ -112,11 +117,11 @@ def _data_of(model, frame: pd.DataFrame) -> str:
     return hashlib.sha256("\0".join(sentences).encode()).hexdigest() + _hash_of(labels)
 
 
-def _settings_of(owner: object) -> list:
-    """A callback's or a model's class, and its settings: those attributes that a file can hold.
+def _settings_of(owner: object, *containers: type) -> list:
+    """A model's, task's or callback's class, and its settings: attributes that a file can hold.
 
-    Not names that begin with "_", nor what a callback's `state_dict` keeps: these change while it
-    runs.
+    containers: those that count, with what is in them. Not names that begin with "_", nor what a
+    callback's `state_dict` keeps: these change while it runs.
     """
     is_model = isinstance(owner, nn.Module)  # whose state is its weights
     state: Mapping = {} if is_model else getattr(owner, "state_dict", dict)()
@@ -129,9 +134,18 @@ def _settings_of(owner: object) -> list:
             value = hashlib.sha256(repr((value.dtype, value.tolist())).encode()).hexdigest()
         elif isinstance(value, Tensor):
             value = _hash_of({name: value})
-        if name not in state and isinstance(value, (str, int, float, tuple, type(None))):
-            settings[name] = value
+        if name not in state and _is_plain(value, containers or (tuple, list, dict, set)):
+            value = sorted(value, key=repr) if isinstance(value, set) else value
+            settings[name] = repr(value) if isinstance(value, (tuple, list, dict)) else value
     return [type(owner).__qualname__, settings]
+
+
+def _is_plain(value: Any, containers: tuple[type, ...]) -> bool:
+    """Whether it is a number, a word, or made of these alone."""
+    if isinstance(value, containers):
+        parts: Any = value.items() if isinstance(value, dict) else value
+        return all(_is_plain(part, (tuple, list, dict)) for part in parts)
+    return isinstance(checks.plain(value), (str, int, float, type(None)))
 
 
 class Checkpoint:
@@ -196,9 +210,13 @@ class Checkpoint:
         before = state["identity"]
         if before != self.identity:
             changed = [key for key in self.identity if before.get(key) != self.identity[key]]
+            again = (
+                "to go on, build the model anew as it was at the start (seed_everything(seed), "
+                "then MultiTaskModel(...)); to begin anew, "
+            )
             raise ValueError(
                 f"{self.path} is of another run ({', '.join(changed)} differ): "
-                "delete it, or choose another folder"
+                f"{again * (changed == ['starting weights'])}delete it, or choose another folder"
             )
         run.model.load_state_dict(state["model"])
         freeze_as(run.model, state["frozen"])

@@ -268,13 +268,15 @@ def _merged(backbone: PreTrainedModel) -> PreTrainedModel:
     merged = copy.deepcopy(backbone)
     for name, part in reversed(list(merged.named_modules())):
         if hasattr(part, "get_base_layer"):
-            part.merge()
+            if not part.disable_adapters:
+                part.merge()
             parent, _, own_name = name.rpartition(".")
             setattr(merged.get_submodule(parent), own_name, part.get_base_layer())
         elif hasattr(part, "modules_to_save"):
             parent, _, own_name = name.rpartition(".")
             trained = part.modules_to_save[part.active_adapters[0]]
-            setattr(merged.get_submodule(parent), own_name, trained)
+            now = part.original_module if part.disable_adapters else trained
+            setattr(merged.get_submodule(parent), own_name, now)
     merged.delete_adapter(list(merged.peft_config))
     return merged
 

@@ -108,6 +108,8 @@ def _wrong_length(path: Path, line: int, table: pd.DataFrame) -> ValueError:
     return ValueError(
         f"{path.name}, line {line}: the header has {table.shape[1]} columns, this row has not. "
         "Put quotes around text that holds a comma or a new line"
+        + " (or are its columns not separated by commas?)"
+        * (table.shape[1] == 1)
     )
 
 

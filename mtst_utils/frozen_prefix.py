@@ -4,6 +4,7 @@ Taught in notebook 03, section 3.
 """
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -18,9 +19,10 @@ from mtst_utils.encoder import SentenceEncoder, batches_by_tokens, eval_mode
 from mtst_utils.layers import LAYOUTS, Layer, LayerStack, layer_stack
 
 MEMORY = 0.5  # the most the cache may take, as a share of the memory that is free when it is filled
-# Only a backbone frozen as a whole is cached here: ALBERT runs its few blocks again and again, and
-# in DeBERTa the convolution after block 0 reads the embeddings once more.
-WHOLE_ONLY = ("albert", "deberta-v2")
+# Where the lowest blocks can be left out: each block is run once, and reads only the one below. Not
+# in ALBERT, in DeBERTa, whose convolution reads the embeddings again, nor in who knows what else:
+# of other kinds only a backbone frozen as a whole is cached.
+IN_PARTS = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "modernbert", "mpnet")
 # The modules that give a backbone's first hidden states.
 INPUTS = ("embeddings", "embeddings_project")
 
@@ -83,7 +85,8 @@ class FrozenPrefix:
             return self.model
         self.batch = rows, inputs
         self.answers += len(rows)
-        encoder = _twin(self.model.encoder)
+        encoder, whole = _twin(self.model.encoder), isinstance(self.cached, Tensor)
+        encoder = _without_hooks(encoder) if whole else encoder
         encoder.forward = self._answer
         return _twin(self.model, encoder=encoder)
 
@@ -118,6 +121,9 @@ class FrozenPrefix:
         """How many layers from the input up are frozen, as far as they can be cached."""
         depth, encoder = 0, self.model.encoder
         own_forward = type(encoder).forward is not SentenceEncoder.forward
+        own_inputs = type(encoder).collate is not SentenceEncoder.collate  # other ones every time
+        if own_inputs:
+            return 0
         while depth < len(self.stack) and _is_fixed(self.stack[depth]):
             depth += 1
         if depth == len(self.stack):
@@ -125,7 +131,7 @@ class FrozenPrefix:
             own_training = own_forward and encoder.training
             learns = any(p.requires_grad for p in encoder.parameters())
             return 0 if learns or own_training else depth
-        return 0 if own_forward or self.kind in WHOLE_ONLY else depth
+        return depth if self.kind in IN_PARTS and not own_forward else 0
 
     def _fits(self) -> bool:
         whole = self.depth == len(self.stack)
@@ -158,7 +164,7 @@ class FrozenPrefix:
         """What enters the lowest learning block [B, T, H]; nothing above it is run."""
         name, lowest = list(self._blocks()._modules.items())[self.depth - 1]
         below = dict(list(self._blocks()._modules.items())[: self.depth - 1])
-        stop = _twin(lowest)
+        stop = _without_hooks(_twin(lowest))  # they will be called when the block itself is run
         stop.forward = _reached
         try:
             self._backbone_of(below | {name: stop})(
@@ -202,6 +208,12 @@ def _twin(module: nn.Module, **parts: nn.Module) -> nn.Module:
     return twin
 
 
+def _without_hooks(twin: nn.Module) -> nn.Module:
+    """So that nobody's hook is called a second time on what it has been called on."""
+    twin._forward_hooks, twin._forward_pre_hooks = OrderedDict(), OrderedDict()
+    return twin
+
+
 def _with_part(module: nn.Module, path: str, part: nn.Module) -> nn.Module:
     """A view of a module in which the part at a dotted path is another one."""
     name, _, rest = path.partition(".")
@@ -211,6 +223,6 @@ def _with_part(module: nn.Module, path: str, part: nn.Module) -> nn.Module:
 
 def _answering(module: nn.Module, value: Tensor) -> nn.Module:
     """A view of a module that returns a value instead of running."""
-    twin = _twin(module)
+    twin = _without_hooks(_twin(module))
     twin.forward = lambda *_, **__: value
     return twin

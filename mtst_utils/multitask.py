@@ -393,15 +393,19 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
     def collate(self, examples: list[Mapping]) -> dict:
         """[{"input_ids": [...], "labels": {task: int}}] -> forward's arguments.
 
-        Hugging Face Trainer's data_collator.
+        Hugging Face Trainer's data_collator. A task that a row does not name has no label there.
         """
         # On the CPU: Trainer pins this memory, and moves it to the device itself.
         input_ids, mask = self.encoder.collate([row["input_ids"] for row in examples], device="cpu")
-        labels = {
-            name: torch.tensor([row["labels"][name] for row in examples])
-            for name in examples[0]["labels"]
+        inputs = {"input_ids": input_ids, "attention_mask": mask}
+        given = [row.get("labels") or {} for row in examples]
+        names = list(dict.fromkeys(name for row in given for name in row))
+        if not names:
+            return inputs
+        none = {name: task.encode([None])[0].tolist() for name, task in self.tasks.items()}
+        return inputs | {
+            "labels": {n: torch.tensor([row.get(n, none.get(n)) for row in given]) for n in names}
         }
-        return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
 
     def probabilities(
         self, sentences: Iterable[str], precision: str = "auto"
@@ -505,6 +509,12 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
         self.encoder.save_pretrained(folder)  # so that sentence-transformers opens the folder, too
         save_file(storable(self._outside_the_encoder()), folder / "heads.safetensors")
         tasks = [{"kind": type(task).__name__, **asdict(task)} for task in self.tasks.values()]
+        for task, row in zip(self.tasks.values(), tasks, strict=True):
+            if left := vars(task).keys() - row.keys():
+                checks.warn(
+                    f"task {task.name!r}: {', '.join(sorted(left))} is not saved, since "
+                    f"{type(task).__name__} does not declare it as a field of a dataclass"
+                )
         settings = {"tasks": tasks, "dropout": self.dropout.p}
         (folder / "tasks.json").write_text(json.dumps(settings, indent=2) + "\n")
 

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from mtst_utils import checks
 from mtst_utils.acceleration import Acceleration
+from mtst_utils.callbacks import EVENTS
 from mtst_utils.checkpoints import Checkpoint, fingerprint
 from mtst_utils.evaluation import scored
 from mtst_utils.frames import Batch, TrainingData
@@ -56,7 +57,8 @@ def fit(
     acceleration: bool = True,
     progress: bool = True,
 ) -> "History":
-    """Train a MultiTaskModel on all its tasks at once; returns the History.
+    """Train a MultiTaskModel on all its tasks at once; returns the History. One at a time in a
+    process: dropout draws from the process's generator.
 
     train, valid: frames with the column text and one column of labels per task (None: no label).
     batch_size: sentences a step, over all processes. parts: forward passes that a step's sentences
@@ -237,6 +239,11 @@ class Run:
     def check_optimizer(self) -> None:
         """Raises ValueError if it holds nothing of the model; warns of what it leaves out."""
         held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        if any(p.dtype == torch.float16 for p in self.learning):
+            checks.warn(
+                "weights that learn are float16, in which an optimizer's small numbers vanish: "
+                "call model.float() before training"
+            )
         if not any(id(p) in held for p in self.model.parameters()):
             raise ValueError(
                 "optimizer: it holds no parameter of this model; make it from the model that is "
@@ -290,7 +297,8 @@ class Run:
                 raise FloatingPointError(
                     f"step {self.step + 1} of {self.total_steps}: {what} is {value}. The model is "
                     "as before this step. Try a smaller learning rate, precision='float32', or "
-                    "look for labels out of range"
+                    "look for labels out of range. (A loss of your own must be 0 where no "
+                    "sentence has a label.)"
                 )
         return numbers
 
@@ -339,8 +347,12 @@ class History(pd.DataFrame):
     @property
     def epochs(self) -> "History":
         """The rows that hold validation scores."""
-        # A task may be called "valid": its loss is no score.
-        scores = [n for n in self.columns if n.startswith("valid ") and not n.endswith(" loss")]
+        # A task may be called "valid": its loss, which every row has, is no score.
+        scores = [
+            name
+            for name in self.columns
+            if name.startswith("valid ") and (self[name].isna().any() or not name.endswith(" loss"))
+        ]
         return self.dropna(subset=scores, how="all") if scores else self[:0]
 
 
@@ -363,6 +375,11 @@ def checked_options(epochs, batch_size, parts, seed, clip_norm, callbacks, optim
         if isinstance(kind, type):
             raise TypeError(
                 f"callbacks: {kind.__name__} is a class; give an object, {kind.__name__}(...)"
+            )
+        if not any(hasattr(kind, event) for event in EVENTS):
+            raise TypeError(
+                f"callbacks: {kind!r:.60} has none of the events that fit calls: "
+                f"{', '.join(EVENTS)}"
             )
     checks.instance("optimizer", optimizer, (Optimizer, type(None)))
     if isinstance(optimizer, torch.optim.LBFGS):

@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import SIZE, tiny_tokenizer
 from small import frame, model
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, SequentialLR
+from transformers import GPT2Config, GPT2Model
 
 import mtst_utils as mtst
-from mtst_utils import checkpoints, multitask, precision, training
+from mtst_utils import checkpoints, layers, multitask, precision, training
 from mtst_utils.frames import TrainingData
 
 FRAME = frame(24)
@@ -379,3 +381,174 @@ def test_dropout_is_seeded_on_every_kind_of_device(monkeypatch):
     for run.step in (0, 1):
         run.begin_step()
     assert len(set(seeds)) == 2
+
+
+# --- what a practitioner met in the first days
+
+
+def test_the_cache_leaves_nothing_out_of_an_architecture_added_as_the_readme_says(monkeypatch):
+    monkeypatch.setitem(layers.LAYOUTS, "gpt2", ("h", {"wte": 0, "wpe": 0, "ln_f": -1}))
+    losses = []
+    for acceleration in (True, False):
+        mtst.seed_everything(0)
+        size = {"vocab_size": SIZE["vocab_size"], "n_embd": 32, "n_layer": 3, "n_head": 2}
+        encoder = mtst.SentenceEncoder(GPT2Model(GPT2Config(**size)), tiny_tokenizer())
+        net = mtst.MultiTaskModel(encoder, [mtst.Task("animal", ("cat", "other"))])
+        mtst.unfreeze_top_blocks(net, 1)
+        options = {"epochs": 2, "batch_size": 8, "acceleration": acceleration}
+        losses.append(mtst.fit(net, FRAME, **options, **QUIET).loss.to_numpy())
+    np.testing.assert_allclose(*losses, atol=1e-5)
+
+
+class Masked(mtst.SentenceEncoder):
+    def collate(self, ids, device=None):
+        ids, mask = super().collate(ids, device)
+        return torch.where((torch.rand(ids.shape) < 0.3) & (ids > 3), 1, ids), mask
+
+
+@pytest.mark.parametrize("what", ["the encoder", "a block that learns", "embeddings", "collate"])
+def test_the_cache_stands_for_nothing_that_a_hook_or_collate_changes(what):
+    losses = []
+    for acceleration in (True, False):
+        net = model(dropout=0)
+        backbone = net.encoder.backbone
+        mtst.freeze(net.encoder) if what == "the encoder" else mtst.unfreeze_top_blocks(net, 1)
+        if what == "collate":
+            net.encoder.__class__ = Masked
+        hooked = {"the encoder": net.encoder, "embeddings": backbone.embeddings}
+        if what in hooked:
+            hooked[what].register_forward_hook(lambda module, given, found: found * 0.5)
+        elif what == "a block that learns":
+            backbone.encoder.layer[-1].register_forward_pre_hook(
+                lambda module, given: (given[0] * 0.5, *given[1:])
+            )
+        options = {"epochs": 2, "batch_size": 8, "acceleration": acceleration}
+        losses.append(mtst.fit(net, FRAME, **options, **QUIET).loss.to_numpy())
+    np.testing.assert_allclose(*losses, atol=1e-5)
+
+
+class Weighted(mtst.MultiTaskModel):
+    def __init__(self, *given, weights=(1.0, 1.0)):
+        super().__init__(*given)
+        self.class_weights = {"animal": list(weights), ("a", "pair"): None}
+
+    def total_loss(self, losses):
+        return losses["animal"] * self.class_weights["animal"][0] + losses["letter"]
+
+
+class Leaning(mtst.Task):
+    def __init__(self, name, labels, leaning):
+        super().__init__(name, labels)
+        object.__setattr__(self, "leaning", leaning)
+
+
+def powers(rate):
+    def scheduler(optimizer, steps):
+        later = LambdaLR(optimizer, lambda step: rate**step)
+        return SequentialLR(optimizer, [LinearLR(optimizer, total_iters=2), later], milestones=[2])
+
+    return scheduler
+
+
+@pytest.mark.parametrize(
+    ("named", "one", "other"),
+    [
+        ("model", {"weights": (1.0, 1.0)}, {"weights": (3.0, 1.0)}),
+        ("tasks", {"leaning": 1.0}, {"leaning": 2.0}),
+        ("scheduler", {"scheduler": powers(0.9)}, {"scheduler": powers(0.5)}),
+    ],
+)
+def test_a_finished_run_is_not_taken_for_one_of_other_settings(tmp_path, named, one, other):
+    def run(weights=(1.0, 1.0), leaning=0.0, **options):
+        base = model()
+        tasks = [Leaning("animal", ("cat", "other"), leaning), base.tasks["letter"]]
+        net = Weighted(base.encoder, tasks, weights=weights)
+        return mtst.fit(net, FRAME, epochs=2, checkpoint=tmp_path, **options, **QUIET)
+
+    run(**one)
+    run(**one)
+    with pytest.raises(ValueError, match=rf"is of another run \({named} differ\)"):
+        run(**other)
+
+
+def test_what_a_task_does_not_declare_is_warned_of_when_it_is_saved(tmp_path):
+    net = mtst.MultiTaskModel(model().encoder, [Leaning("animal", ("cat", "other"), 2.0)])
+    with pytest.warns(UserWarning, match="'animal': leaning is not saved, since Leaning does not"):
+        net.save_pretrained(tmp_path)
+
+
+class LogLoss(mtst.Task):
+    def scores(self, truth, probabilities):
+        right = probabilities[np.arange(len(truth)), truth]
+        return {"log loss": float(-np.log(right).mean()) if len(truth) else np.nan}
+
+
+def test_a_log_loss_is_a_score_of_which_less_is_better():
+    net = mtst.MultiTaskModel(model().encoder, [LogLoss("animal", ("cat", "other"))])
+    stopping = mtst.EarlyStopping("animal log loss", patience=9)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    options = {"epochs": 4, "batch_size": 8, "optimizer": optimizer, "callbacks": [stopping]}
+    history = mtst.fit(net, FRAME, FRAME, **options, **QUIET)
+    assert len(history.epochs) == 4
+    losses = history.epochs["valid animal log loss"]
+    assert stopping.best_epoch == losses.to_numpy().argmin()
+    assert losses.max() > losses.min()
+
+
+@pytest.mark.parametrize(
+    "given", [lambda run: None, "early", object()], ids=["f", "word", "object"]
+)
+def test_what_has_no_event_is_no_callback(given):
+    with pytest.raises(TypeError, match="has none of the events that fit calls: on_start, on_epo"):
+        mtst.fit(model(), FRAME, epochs=1, callbacks=[given], **QUIET)
+
+
+def test_adapters_that_are_switched_off_stay_out_of_the_saved_folder(tmp_path):
+    from peft import LoraConfig
+
+    net, texts = model(), FRAME.text.tolist()[:4]
+    before = net.encoder.encode(texts)
+    adapters = LoraConfig(r=4, target_modules=["query"], init_lora_weights=False)
+    net.encoder.backbone.add_adapter(adapters)
+    assert np.abs(net.encoder.encode(texts) - before).max() > 1e-4
+    net.encoder.backbone.disable_adapters()
+    net.save_pretrained(tmp_path)
+    found = mtst.MultiTaskModel.from_pretrained(tmp_path).encoder.encode(texts)
+    np.testing.assert_allclose(found, before, atol=1e-6)
+
+
+def test_who_runs_the_same_cell_again_is_told_how_to_go_on(tmp_path):
+    net, options = model(), {"epochs": 2, "checkpoint": tmp_path, **QUIET}
+    mtst.fit(net, FRAME, **options)
+    with pytest.raises(ValueError, match="starting weights differ.*to go on, build the model anew"):
+        mtst.fit(net, FRAME, **options)
+    mtst.fit(model(), FRAME, **options)  # as it says
+
+
+def test_rows_of_a_batch_may_name_other_tasks():
+    net = model()
+    rows = [{"labels": {"animal": 1}}, {"labels": {"letter": 0}}, {}]
+    inputs = net.collate([{"input_ids": [2, 5, 3], **row} for row in rows])
+    assert {name: truth.tolist() for name, truth in inputs["labels"].items()} == {
+        "animal": [1, -100, -100],
+        "letter": [-100, 0, -100],
+    }
+    assert torch.isfinite(net(**inputs).loss)
+    assert net(**net.collate([{"input_ids": [2, 5, 3]}])).loss is None  # Trainer.predict
+
+
+def test_a_loss_that_is_none_without_labels_is_told_of():
+    class Divides(mtst.Task):
+        def loss(self, logits, truth):
+            return torch.nn.functional.cross_entropy(logits, truth, ignore_index=-100)
+
+    net = mtst.MultiTaskModel(model().encoder, [Divides("animal", ("cat", "other"))])
+    rows = FRAME.assign(animal=FRAME.animal.where(FRAME.index == 0, None))
+    with pytest.raises(FloatingPointError, match="must be 0 where no sentence has a label"):
+        mtst.fit(net, rows, epochs=1, batch_size=4, **QUIET)
+
+
+def test_a_table_with_semicolons_and_texts_with_commas_says_so(tmp_path):
+    (tmp_path / "mine.csv").write_text("text;label\nHello, world;pos\nAgain, hello;neg\n")
+    with pytest.raises(ValueError, match="are its columns not separated by commas"):
+        mtst.load_csv(tmp_path / "mine.csv", text="text", tasks={"mood": "label"})

@@ -117,7 +117,7 @@ def optimizer_of(model, reverse=False, steps=0):
     return optimizer
 
 
-class Setting:
+class Setting(mtst.Callback):
     def __init__(self, value):
         self.value = value
 
