@@ -507,7 +507,9 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         folder = Path(save_directory)
         self.encoder.save_pretrained(folder)  # so that sentence-transformers opens the folder, too
-        save_file(storable(self._outside_the_encoder()), folder / "heads.safetensors")
+        # Each with memory of its own, as safetensors wants it: two tasks may share a head.
+        heads = {name: t.contiguous().clone() for name, t in self._outside_the_encoder().items()}
+        save_file(heads, folder / "heads.safetensors")
         tasks = [{"kind": type(task).__name__, **asdict(task)} for task in self.tasks.values()]
         for task, row in zip(self.tasks.values(), tasks, strict=True):
             if left := vars(task).keys() - row.keys():
@@ -517,18 +519,6 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
                 )
         settings = {"tasks": tasks, "dropout": self.dropout.p}
         (folder / "tasks.json").write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor contiguous and with memory of its own, as safetensors wants them."""
-    found, seen = {}, set()
-    for name, tensor in tensors.items():
-        found[name] = tensor.detach().contiguous()
-        address = found[name].untyped_storage().data_ptr()
-        if address in seen:  # a head that two tasks share
-            found[name] = found[name].clone()
-        seen.add(address)
-    return found
 
 
 def _task_of(row: dict) -> Task:
