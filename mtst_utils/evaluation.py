@@ -63,11 +63,11 @@ def _groups(frame: pd.DataFrame, by: str | None) -> list[tuple[object, np.ndarra
     for i, value in enumerate(frame[by]):
         if not is_hashable(value):
             raise ValueError(f"by: column {by!r}, row {i}: {value!r:.60} cannot name a group")
-    missing = sum(map(is_missing, frame[by]))
+    codes, values = pd.factorize(frame[by])  # -1 where there is none
+    missing = int((codes == -1).sum())
     if missing:
         checks.warn(
             f"{missing} of {len(frame)} rows have no {by}: "
             "they count in the scores over all rows only"
         )
-    codes, values = pd.factorize(frame[by])  # -1 where there is none
     return groups + [(value, codes == i) for i, value in enumerate(values)]

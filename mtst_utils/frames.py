@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from pandas.api.types import is_scalar
 from torch import Tensor
 
 from mtst_utils import checks
@@ -23,9 +24,7 @@ POOL = 50  # batches: sentences are shuffled, then sorted by length within pools
 
 def is_missing(label: object) -> bool:
     """True for None, NaN and pandas' NA: the sentence has no label."""
-    # NaN is the value that differs from itself; NA's comparisons are neither true nor false.
-    nothing = label is None or label is pd.NA or label is pd.NaT
-    return nothing or bool(np.isscalar(label) and label != label)
+    return is_scalar(label) and bool(pd.isna(label))
 
 
 def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFrame:
@@ -45,7 +44,8 @@ def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFr
     checks.instance("path", path, (str, Path))
     checks.instance("text", text, str)
     path = Path(path).expanduser()
-    if not isinstance(tasks, dict) or not tasks or not _are_words([*tasks, *tasks.values()]):
+    words = [*tasks, *tasks.values()] if isinstance(tasks, dict) else []
+    if not words or not all(isinstance(word, str) for word in words):
         raise ValueError(
             f"tasks must be a dict {{task name: column}} with at least one task; got {tasks!r}"
         )
@@ -76,10 +76,6 @@ def load_csv(path: str | Path, text: str, tasks: Mapping[str, str]) -> pd.DataFr
                 f"found {found}"
             )
     return frame.reset_index(drop=True)
-
-
-def _are_words(values: list) -> bool:
-    return all(isinstance(value, str) for value in values)
 
 
 def _table_of_csv(path: Path, rows: int | None = None) -> pd.DataFrame:
