@@ -3,8 +3,6 @@
 Taught in notebook 03.
 """
 
-import contextlib
-from collections.abc import Iterator
 from functools import partial
 
 import pandas as pd
@@ -103,19 +101,6 @@ def parameter_report(model: nn.Module) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows).groupby("part", sort=False, as_index=False).sum()
     return table.assign(share=table["parameters"] / table["parameters"].sum())
-
-
-@contextlib.contextmanager
-def frozen_as_before(model: nn.Module) -> Iterator[None]:
-    """Whatever is frozen or unfrozen within it is, afterwards, as it was.
-
-    Also after an interruption.
-    """
-    before = what_is_frozen(model)
-    try:
-        yield
-    finally:
-        freeze_as(model, before)
 
 
 def what_is_frozen(model: nn.Module) -> dict[str, list[str]]:

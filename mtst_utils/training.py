@@ -25,7 +25,7 @@ from mtst_utils.callbacks import EVENTS
 from mtst_utils.checkpoints import Checkpoint, fingerprint
 from mtst_utils.evaluation import scored
 from mtst_utils.frames import Batch, TrainingData
-from mtst_utils.freezing import frozen_as_before
+from mtst_utils.freezing import freeze_as, what_is_frozen
 from mtst_utils.learning_rates import default_optimizer, warmup_linear
 from mtst_utils.multitask import MultiTaskOutput
 from mtst_utils.precision import autocast, wants_bfloat16
@@ -183,14 +183,15 @@ class Run:
         others = {} if device.type == "cpu" else {"device_type": device.type}
         own_numbers = torch.random.fork_rng([device] if others else [], **others)
         gradients, no_inference = torch.enable_grad(), torch.inference_mode(False)
+        frozen = what_is_frozen(self.model)
         try:
-            frozen = frozen_as_before(self.model)
-            with own_numbers, no_inference, gradients, frozen, within_quota():
+            with own_numbers, no_inference, gradients, within_quota():
                 self.schedule()
                 self.clear_gradients()
                 self.model.train()  # frozen modules stay in eval mode, without dropout
                 yield
         finally:
+            freeze_as(self.model, frozen)
             self.clear_gradients()
             for group, before in self.groups_before:
                 group.clear()
