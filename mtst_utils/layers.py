@@ -126,7 +126,7 @@ class Dense(nn.Module):
         self, in_features: int, out_features: int, bias: bool = True, activation: str = "Tanh"
     ) -> None:
         super().__init__()
-        if activation not in list(ACTIVATIONS):
+        if activation not in ACTIVATIONS:
             raise ValueError(
                 f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}"
             )
@@ -149,12 +149,13 @@ def stack_of(model: nn.Module) -> LayerStack:
 
     Raises ValueError as `backbone_of` and `layer_stack` do.
     """
-    *below, top = layer_stack(backbone_of(model))
-    for i, dense in enumerate(dense_of(model)):
-        parameters = {f"dense.{i}.{name}": p for name, p in dense.named_parameters()}
-        name, modules = f"{top.name} and Dense", (*top.modules, dense)
-        top = Layer(name if i == 0 else top.name, modules, top.parameters | parameters)
-    return LayerStack([*below, top])
+    stack, dense = layer_stack(backbone_of(model)), dense_of(model)
+    if not dense:
+        return stack
+    top = stack[-1]
+    parameters = {f"dense.{name}": p for name, p in nn.ModuleList(dense).named_parameters()}
+    top = Layer(f"{top.name} and Dense", (*top.modules, *dense), top.parameters | parameters)
+    return LayerStack([*stack[:-1], top])
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
@@ -165,13 +166,10 @@ def backbone_of(model: nn.Module) -> nn.Module:
     Raises ValueError if it holds more than one.
     """
     checks.instance("model", model, nn.Module)
-    found: dict[int, nn.Module] = {}
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            base = module.base_model
-            found.setdefault(id(base), base)
-    inner = {id(part) for base in found.values() for part in base.modules() if part is not base}
-    backbones = [base for key, base in found.items() if key not in inner]
+    pretrained = (part for part in model.modules() if isinstance(part, PreTrainedModel))
+    found = dict.fromkeys(part.base_model for part in pretrained)
+    inner = {part for base in found for part in base.modules() if part is not base}
+    backbones = [base for base in found if base not in inner]
     if len(backbones) > 1:
         names = ", ".join(type(backbone).__name__ for backbone in backbones)
         raise ValueError(
