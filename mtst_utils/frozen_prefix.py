@@ -5,7 +5,7 @@ Taught in notebook 03, section 3.
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property
 
@@ -106,12 +106,7 @@ class FrozenPrefix:
         if isinstance(self.cached, Tensor):  # all is frozen: these are the embeddings
             return self.cached[torch.tensor(rows)]
         states = pad_sequence([self.cached[i] for i in rows], batch_first=True)
-        top = {
-            name: block
-            for name, block in self._blocks()._modules.items()
-            if int(name) >= self.depth - 1
-        }
-        backbone = self._backbone_of(top)
+        backbone = self._backbone_of(self._blocks()[self.depth - 1 :])
         for name in INPUTS:
             if name in backbone._modules:
                 backbone._modules[name] = _answering(backbone.get_submodule(name), states)
@@ -162,28 +157,29 @@ class FrozenPrefix:
 
     def _run_below(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What enters the lowest learning block [B, T, H]; nothing above it is run."""
-        name, lowest = list(self._blocks()._modules.items())[self.depth - 1]
-        below = dict(list(self._blocks()._modules.items())[: self.depth - 1])
+        *below, (name, lowest) = self._blocks()[: self.depth]
         stop = _without_hooks(_twin(lowest))  # they will be called when the block itself is run
         stop.forward = _reached
+        backbone = self._backbone_of([*below, (name, stop)])
         try:
-            self._backbone_of(below | {name: stop})(
-                input_ids=input_ids, attention_mask=attention_mask
-            )
+            backbone(input_ids=input_ids, attention_mask=attention_mask)
         except _Reached as reached:
             return reached.states
         raise RuntimeError(
             f"block {name} of {self.kind} was never run: its layout is not as stated"
         )
 
-    def _blocks(self) -> nn.ModuleList:
-        return self.model.encoder.backbone.get_submodule(LAYOUTS[self.kind][0])
+    def _blocks(self) -> list[tuple[str, nn.Module]]:
+        """The backbone's blocks with their names, from the input up."""
+        path = LAYOUTS[self.kind][0]
+        return list(self.model.encoder.backbone.get_submodule(path)._modules.items())
 
-    def _backbone_of(self, blocks: Mapping[str, nn.Module]) -> nn.Module:
+    def _backbone_of(self, blocks: list[tuple[str, nn.Module]]) -> nn.Module:
         """The backbone as a view that has these blocks only."""
-        remaining = _twin(self._blocks())
-        remaining._modules = {**blocks}
-        return _with_part(self.model.encoder.backbone, LAYOUTS[self.kind][0], remaining)
+        backbone, path = self.model.encoder.backbone, LAYOUTS[self.kind][0]
+        remaining = _twin(backbone.get_submodule(path))
+        remaining._modules = dict(blocks)
+        return _with_part(backbone, path, remaining)
 
 
 class _Reached(Exception):
