@@ -187,13 +187,11 @@ class EarlyStopping(Callback):
             )
 
     def after_epoch(self, run) -> None:
-        found = {
-            name: value for name, value in run.history[-1].items() if name.startswith("valid ")
-        }
-        if f"valid {self.metric}" not in found:
-            names = [name.removeprefix("valid ") for name in found]
-            raise ValueError(f"metric must be one of {names}; got {self.metric!r}")
-        score = found[f"valid {self.metric}"] * (-1 if self.smaller_is_better else 1)
+        row = run.history[-1]
+        metrics = [name.removeprefix("valid ") for name in row if name.startswith("valid ")]
+        if self.metric not in metrics:
+            raise ValueError(f"metric must be one of {metrics}; got {self.metric!r}")
+        score = row[f"valid {self.metric}"] * (-1 if self.smaller_is_better else 1)
         if np.isnan(score):
             checks.warn(
                 f"EarlyStopping: {self.metric!r} is NaN after epoch {run.epoch}, and counts as no "
