@@ -383,6 +383,79 @@ def without_stub(check, solution):
     return tree
 
 
+# What a reader may write, and what passed once.
+WRONG = [
+    ("max_pool", "def max_pool(tokens, mask):\n    return tokens.amax(1)"),
+    (
+        "max_pool",
+        """def max_pool(tokens, mask):
+    return tokens.masked_fill(mask[..., None] == 0, -1).amax(1)""",
+    ),
+    (
+        "rising_mean",
+        """def rising_mean(tokens, mask):
+    weights = (mask * torch.arange(1, mask.shape[1] + 1))[..., None]
+    return (tokens * weights).sum(1) / weights.sum(1)""",
+    ),
+    ("batches", "def batches(lengths, budget):\n    return [[i] for i in range(len(lengths))]"),
+    (
+        "surgery",
+        """def surgery(a, b):
+    if a @ b >= 0:
+        return a
+    left = a - (a @ b) / (b @ b) * b
+    return left * a.norm() / left.norm()""",
+    ),
+    (
+        "only_biases",
+        """def only_biases(model):
+    mtst.freeze(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith(".bias"))
+    return model""",
+    ),
+    (
+        "keep_answers",
+        """def keep_answers(new, old, T=2.0):
+    new, old = (nn.functional.log_softmax(logits / 2, -1) for logits in (new, old))
+    return 4 * (old.exp() * (old - new)).sum(-1).mean()""",
+    ),
+    (
+        "between",
+        """def between(old, new, share):
+    model = copy.deepcopy(old)
+    for mine, one, other in zip(*(m.parameters() for m in (model, old, new)), strict=True):
+        mine.data.copy_(one + share * (other - one))
+    return model""",
+    ),
+    (
+        "BottomUp",
+        """class BottomUp(mtst.GradualUnfreezing):
+    def schedule(self, model, total_steps):
+        return super().schedule(model, total_steps).iloc[::-1]""",
+    ),
+    (
+        "is_upside_down",
+        """def is_upside_down(groups):
+    return bool((mtst.lr_table(groups).lr.diff() < 0).any())""",
+    ),
+    (
+        "is_upside_down",
+        """def is_upside_down(groups):
+    rates = mtst.lr_table(groups).set_index("name").lr.filter(like="block")
+    return bool(rates.iloc[-1] < rates.iloc[0])""",
+    ),
+    (
+        "straight_line",
+        """def straight_line(groups, lowest):
+    body = [group for group in groups if group["layer"] != "heads"]
+    shares = np.linspace(lowest, 1, len(body))
+    body = [g | {"lr": g["lr"] * share} for g, share in zip(body, shares, strict=True)]
+    return body + [group for group in groups if group["layer"] == "heads"]""",
+    ),
+]
+
+
 @pytest.mark.filterwarnings("ignore:.*were cut there")
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
 @read
@@ -419,7 +492,7 @@ def test_solutions_of_exercises_run(path, encoder, corpus, capsys):
         "tasks": list(model.tasks.values()),
         "model": model,
         "reference": model,
-        "start": transfer.new_model(),
+        "start": transfer.new_model(seed=1),
         "after": {"head A frozen": model},
         "look": few["valid"],
         "nn": torch.nn,
@@ -438,6 +511,13 @@ def test_solutions_of_exercises_run(path, encoder, corpus, capsys):
             exec(compile(without_stub(check, source), f"a check in {path.name}", "exec"), names)
             said += capsys.readouterr().out
             assert "solved" in said.splitlines()[-1]
+            for name, wrong in WRONG:
+                if re.search(rf"^(def|class) {name}\b", source, re.M):
+                    exec(wrong, names)
+                    with pytest.raises(AssertionError, match="not yet"):
+                        exec(compile(without_stub(check, source), name, "exec"), names)
+                    exec(source, names)
+            capsys.readouterr()
             check = None
         said += capsys.readouterr().out
     assert said
