@@ -64,7 +64,7 @@ def load_backbone(
     name, revision = os.path.expanduser(checks.plain(name)), checks.plain(revision)
     hub = {"token": checks.plain(token), "cache_dir": checks.plain(cache_dir)}
     hub |= {"local_files_only": bool(local_files_only)}
-    folder, source = _find(str(name), revision, subfolder, hub)
+    folder, source = _find(str(name), revision, subfolder.strip("/"), hub)
     if not any(folder.glob("model*.safetensors")):
         raise BackboneNotAvailable(
             f"{name}: no model.safetensors in {folder} (other weight formats are not read). {WAYS}"
@@ -185,7 +185,7 @@ def _from_hub(hub_id: str, revision: str | None, subfolder: str, hub: dict) -> t
             )
     except Exception as error:
         unreachable = error
-    inner = f"{subfolder.strip('/')}/" if subfolder else ""
+    inner = f"{subfolder}/" if subfolder else ""
     weights = [f"{inner}model*.safetensors", f"{inner}*_Dense/model.safetensors"]
     try:
         folder = snapshot_download(

@@ -469,24 +469,29 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
             settings = json.loads((folder / "tasks.json").read_text(encoding="utf-8"))
             tasks = [_task_of(row) for row in settings["tasks"]]
             model = cls(encoder, tasks, settings["dropout"])
-            state = {
-                name[1:] if name.startswith(".") else f"heads.{name}": value
-                for name, value in load_file(folder / "heads.safetensors").items()
-            }
-            keys = model.load_state_dict(state, strict=False)
+            state = load_file(folder / "heads.safetensors")
+            names = {name: name[1:] if name[0] == "." else f"heads.{name}" for name in state}
+            model.load_state_dict({names[k]: v for k, v in state.items()}, strict=False)
         except Exception as error:  # one not there, damaged, of other sizes: many kinds
             raise ValueError(
                 f"{folder}: tasks.json and heads.safetensors cannot be loaded "
                 f"({type(error).__name__}: {error})"
             ) from error
-        missing = [key for key in keys.missing_keys if not key.startswith("encoder.")]
-        differing = sorted(missing + keys.unexpected_keys)
+        differing = sorted(set(state) ^ set(model._outside_the_encoder()))
         if differing:
             raise ValueError(
                 f"{folder} holds other heads or parameters than a {cls.__name__} has "
                 f"({', '.join(differing[:3])}): open it with the class that it was saved from"
             )
         return model.eval()
+
+    def _outside_the_encoder(self) -> dict[str, Tensor]:
+        """Heads by their task, and what a subclass has besides, with a dot in front."""
+        return {
+            name.removeprefix("heads.") if name.startswith("heads.") else f".{name}": tensor
+            for name, tensor in self.state_dict().items()
+            if not name.startswith("encoder.")
+        }
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write a folder that `from_pretrained` opens; options: ModelHubMixin's."""
@@ -496,14 +501,8 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         folder = Path(save_directory)
         self.encoder.save_pretrained(folder)  # so that sentence-transformers opens the folder, too
-        # Heads by their task; with a dot in front what a subclass has besides. Each with memory of
-        # its own, as safetensors wants it: two tasks may share a head.
-        heads = {
-            name.removeprefix("heads.") if name.startswith("heads.") else f".{name}": value
-            for name, value in self.state_dict().items()
-            if not name.startswith("encoder.")
-        }
-        heads = {name: value.contiguous().clone() for name, value in heads.items()}
+        # Each with memory of its own, as safetensors wants it: two tasks may share a head.
+        heads = {name: t.contiguous().clone() for name, t in self._outside_the_encoder().items()}
         save_file(heads, folder / "heads.safetensors")
         tasks = [{"kind": type(task).__name__, **asdict(task)} for task in self.tasks.values()]
         for task, row in zip(self.tasks.values(), tasks, strict=True):

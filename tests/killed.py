@@ -58,7 +58,7 @@ def train_and_kill(folder):
     while len(steps) < 10:
         before = file.stat().st_mtime_ns if file.is_file() else None
         # saved after every step, so that many kills fall into the writing
-        process = child(folder / "killed", save_seconds=-1)
+        process = child(folder / "killed", save_seconds=float("-inf"))
         while not changed(file, before):  # until it trains
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.2))

@@ -86,7 +86,7 @@ def test_errors_are_better_when_smaller():
 
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_early_stopping_goes_on_from_a_checkpoint(tmp_path, monkeypatch, at):
-    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", -1)
+    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", float("-inf"))
     armed = [at]
 
     class Interrupt(mtst.Callback):

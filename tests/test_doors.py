@@ -257,6 +257,7 @@ def test_every_encoder_passes_for_one(tmp_path, kind):
     tiny_backbone(kind).save_pretrained(tmp_path / "inner")
     tiny_tokenizer().save_pretrained(tmp_path / "inner")
     mtst.load_backbone(tmp_path, subfolder="inner")
+    mtst.load_backbone(tmp_path, subfolder="/inner/")
 
 
 # --- Sentences ------------------------------------------------------------------------------------
@@ -351,7 +352,7 @@ class Interrupt:
 @pytest.fixture
 def interrupted(tmp_path, monkeypatch, caplog):
     """Train, interrupt after 4 of 6 steps, go on with a new model; the weights of both ways."""
-    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", -1)
+    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", float("-inf"))
 
     def train(optimizer, *callbacks, **options):
         def run(**more):

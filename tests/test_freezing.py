@@ -308,7 +308,7 @@ def test_interrupted_gradual_unfreezing_goes_on_exactly(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
 
     armed = [True]
-    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", -1)
+    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", float("-inf"))
     whole, again = small.model(), small.model()
     expected = fit(whole, callbacks=[mtst.GradualUnfreezing(0.25, 0.75)])
     with pytest.raises(KeyboardInterrupt):

@@ -166,7 +166,7 @@ def test_interrupted_training_goes_on_exactly(tmp_path, monkeypatch, step):
                 raise KeyboardInterrupt
 
     armed = [True]
-    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", -1)
+    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", float("-inf"))
     whole, again = model_of("bert", 1), model_of("bert", 1)
     fit(whole)
     with pytest.raises(KeyboardInterrupt):

@@ -293,7 +293,7 @@ class Decay(torch.optim.lr_scheduler.LRScheduler):
 
 
 def test_a_schedule_of_ones_own_that_holds_a_function_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", -1)
+    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", float("-inf"))
 
     def scheduler(own, steps):
         return Decay(own, lambda step: 1 / (1 + step))  # another object in every process

@@ -189,7 +189,7 @@ def resumed_schedules(tmp_path):
                 raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "SAVE_SECONDS", -1)
+        patch.setattr(checkpoints, "SAVE_SECONDS", float("-inf"))
         for schedule in (multi_step, in_sequence, one_cycle):
             expected, history = run(None, schedule)
             Interrupt.at = 6

@@ -233,7 +233,7 @@ def interrupt_at():
 
 @pytest.mark.parametrize("step", [1, 8, 11])
 def test_interrupted_training_goes_on_exactly(tmp_path, monkeypatch, step, interrupt_at, caplog):
-    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", -1)  # after every step
+    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", float("-inf"))  # after every step
     whole = small.model()
     expected = fit(whole, valid=FRAME)
     interrupt_at(step + 1)
