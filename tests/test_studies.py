@@ -12,7 +12,7 @@ import pytest
 
 import mtst_utils as mtst
 from mtst_utils.backbones import DEFAULT
-from mtst_utils.experiments import baselines, findings, records, registry, results, studies
+from mtst_utils.experiments import baselines, claims, findings, records, registry, results, studies
 from mtst_utils.experiments.intervals import t_interval
 from tests.benchmarks import figure as speed
 from tests.benchmarks.common import OPENVINO
@@ -544,3 +544,29 @@ def test_readme_and_the_settings_of_the_notebook_tests():
     assert int(re.search(r"the (\d+) cells of today", text)[1]) == sum(
         cell["cell_type"] == "code" for notebook in notebooks for cell in notebook["cells"]
     )
+
+
+def test_what_notebook_1_says_of_truncation_follows_from_the_rows():
+    text = " ".join(words_of("01").split())
+    found = findings.findings("lengths").set_index("arm")
+    lost = {arm: f"{effect:.1f}".replace("-", "−") for arm, effect in found.effect.items()}
+    half, short = (
+        (lost[f"frozen, {limit} tokens"], lost[f"trained, {limit} tokens"]) for limit in (32, 16)
+    )
+    counted = "(no longer clear once all tests of the ledger are counted)"
+    assert f"at 32 {half[0]} points frozen {counted} and {half[1]} fine-tuned" in text
+    assert f"at 16 {short[0]} and {short[1]}." in text
+    assert "and cost {} frozen, {} fine-tuned;".format(*(x.strip("−") for x in half)) in text
+    assert claims.ledger().set_index("arm").survives["frozen, 32 tokens"] in (False, "False")
+    cut = -found.effect[["frozen, 16 tokens", "trained, 16 tokens"]]
+    assert f"cost five points frozen, {cut.iloc[1]:.1f} fine-tuned" in text
+    assert round(cut.iloc[0]) == 5
+    assert set(found.verdict.filter(regex="(16|32) tokens")) == {"does not hold"}
+    assert set(found.verdict.filter(regex="64 tokens")) == {"no difference"}
+    assert found.low["frozen, bfloat16"] > -0.5  # "more than half a point is not lost"
+    rows = records.rows_of("lengths").query("phase == 'final' and arm.str.startswith('frozen')")
+    layers = [json.loads(details)["sentiment"]["layers"] for details in rows.details]
+    layers = rows.assign(layers=list(map(str, layers))).pivot(
+        index="seed", columns="arm", values="layers"
+    )
+    assert 1 < (layers["frozen, float32"] != layers["frozen, bfloat16"]).sum() < 5  # now and then
