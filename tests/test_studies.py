@@ -15,7 +15,7 @@ from mtst_utils.backbones import DEFAULT
 from mtst_utils.experiments import baselines, claims, findings, records, registry, results, studies
 from mtst_utils.experiments.intervals import t_interval
 from tests.benchmarks import figure as speed
-from tests.benchmarks.common import OPENVINO
+from tests.benchmarks.common import OPENVINO, PEERS
 from tests.settings import SETTINGS
 
 ROOT = Path(__file__).parent.parent
@@ -352,6 +352,29 @@ def test_where_bfloat16_is_slow_the_texts_say_how_slow():
         ratios = seconds[f"{OPENVINO}, {kind}"] / own
         said = f"{ratios.median():.2f} ({ratios.min():.2f} to {ratios.max():.2f}) in {kind}"
         assert said in README
+
+
+def test_what_is_said_of_a_third_processor_follows_from_its_rows():
+    rows = pd.read_csv(results.RESULTS / "benchmarks.csv")
+    rows = rows[rows.question == "encoding, all-MiniLM-L6-v2, quick by AVX-512"]
+    seconds, said = rows.pivot(index="repeat", columns="run", values="seconds"), {}
+    for kind in ("float32", "bfloat16"):
+        for name, run in (("OpenVINO", f"{OPENVINO}, {kind}"), ("torch", PEERS[kind])):
+            times = seconds[run] / seconds[f"SentenceEncoder, {kind}"]
+            said[name, kind] = f"{times.median():.2f} ({times.min():.2f} to {times.max():.2f})"
+    readme = " ".join(README.split())
+    assert (
+        "by {} in float32 and {} in bfloat16, and".format(
+            *(said["OpenVINO", kind] for kind in ("float32", "bfloat16"))
+        )
+        in readme
+    )
+    assert (
+        "with torch by {} and {}.".format(
+            *(said["torch", kind] for kind in ("float32", "bfloat16"))
+        )
+        in readme
+    )
 
 
 def test_the_whole_bill_of_heads_alone_is_told_from_the_rows():

@@ -57,7 +57,11 @@ def compare(question, module, runs, peer, items, description):
     parser.add_argument(
         "--runs", nargs="*", help="only the runs whose names begin with one of these"
     )
+    parser.add_argument(
+        "--note", default="", help="added to the question: rows of their own, as of another machine"
+    )
     arguments = parser.parse_args()
+    question += arguments.note
     if arguments.only:
         seconds = runs[arguments.only](arguments.sentences)
         peak = max(
