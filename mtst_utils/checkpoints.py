@@ -210,13 +210,14 @@ class Checkpoint:
         before = state["identity"]
         if before != self.identity:
             changed = [key for key in self.identity if before.get(key) != self.identity[key]]
-            again = (
+            go_on = (
                 "to go on, build the model anew as it was at the start (seed_everything(seed), "
                 "then MultiTaskModel(...)); to begin anew, "
             )
+            hint = go_on if changed == ["starting weights"] else ""
             raise ValueError(
                 f"{self.path} is of another run ({', '.join(changed)} differ): "
-                f"{again * (changed == ['starting weights'])}delete it, or choose another folder"
+                f"{hint}delete it, or choose another folder"
             )
         run.model.load_state_dict(state["model"])
         freeze_as(run.model, state["frozen"])

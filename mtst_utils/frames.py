@@ -101,11 +101,11 @@ def _table_of_csv(path: Path, rows: int | None = None) -> pd.DataFrame:
 
 
 def _wrong_length(path: Path, line: int, table: pd.DataFrame) -> ValueError:
+    alone = table.shape[1] == 1
+    hint = " (or are its columns not separated by commas?)" if alone else ""
     return ValueError(
         f"{path.name}, line {line}: the header has {table.shape[1]} columns, this row has not. "
-        "Put quotes around text that holds a comma or a new line"
-        + " (or are its columns not separated by commas?)"
-        * (table.shape[1] == 1)
+        f"Put quotes around text that holds a comma or a new line{hint}"
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import json
 from pathlib import Path
 
@@ -180,6 +181,12 @@ def test_counts_in_notebook_4_follow_from_the_grids(monkeypatch):
     assert f"For domain {worse} are clearly worse, {better} better." in notebook
     spread = [100 * np.ptp(layer_rates.grid(study, "sentiment macro F1").loc[1]) for study in grids]
     assert f"by {spread[0]:.0f} points on 4,000 sentences and by {spread[1]:.0f} on 200" in notebook
+    moved = [100 * np.ptp(layer_rates.grid(study, "domain accuracy").loc[1]) for study in grids]
+    assert all(3 <= points <= 4 for points in moved)  # "in domain ... three to four"
+    few = 100 * layer_rates.grid(grids[1], "domain accuracy")[2e-5]
+    assert 10 < few[1] - few[0.65] < 11  # "more than ten of domain"
+    peaks = [100 * layer_rates.grid(study, "sentiment macro F1").max(axis=1) for study in grids]
+    assert max(map(np.ptp, peaks)) < 1  # "every decay reaches about the same peak"
     plain = "decay 1, rate 0.0002"
     mirrored = "upside down, decay 0.65, rate 0.0002"
     slow_top = results.paired(grids[0], plain, mirrored, "sentiment macro F1")
@@ -291,6 +298,31 @@ def test_what_notebook_4_says_of_equal_mean_rates_follows_from_the_grids():
     gap = gap["training, sentiment macro F1"] - gap["sentiment macro F1"]
     left = 100 * (gap.loc["decay 0.8, rate 0.0002"] - gap.loc["decay 1, rate 0.0001"]).mean()
     assert f"little of it is left, {left:.1f};".replace("-", "−") in _text()
+
+
+def test_no_declared_study_chose_a_larger_rate_than_notebook_4_says():
+    """Of arms that train the whole of a pretrained encoder."""
+    found = {}
+    for study in registry.STUDIES.values():
+        for n, arm in itertools.product(study.seeds, study.arms):
+            if arm not in ("LoRA", "SetFit", "random weights"):
+                try:
+                    settings, _ = registry.chosen(study, DEFAULT, n, arm)
+                except ValueError:  # has not run
+                    continue
+                found |= {(study.name, n, arm): settings["lr"]} if "lr" in settings else {}
+    assert len(found) > 30
+    assert max(found.values()) == 2e-4
+    few = {found[name, 128, "full"] for name in ("few_labels", "few_labels_tweets")}
+    assert few == {5e-5, 2e-4}  # "128 labels 5e-5 on one corpus and 2e-4 on the other"
+    own = {}
+    for study in ("layerwise_many", "layerwise_few"):
+        names = [f"valid, {metric}" for metric in ("sentiment macro F1", "domain accuracy")]
+        valid = sum(layer_rates.grid(study, name) for name in names)
+        arms = [f"decay {decay:g}, rate {valid.loc[decay].idxmax():g}" for decay in (0.9, 1)]
+        own[study] = 100 * results.paired(study, *arms, "sentiment macro F1")["effect"]
+    said = "each at its best, {:+.1f} on 4,000 and {:+.1f} on 200, neither clear"
+    assert said.format(*own.values()).replace("-", "−") in _text()
 
 
 def test_what_notebooks_3_and_4_say_of_decay_with_4000_sentences_follows_from_the_rows():

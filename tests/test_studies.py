@@ -572,14 +572,14 @@ def test_readme_and_the_settings_of_the_notebook_tests():
 def test_what_notebook_1_says_of_truncation_follows_from_the_rows():
     text = " ".join(words_of("01").split())
     found = findings.findings("lengths").set_index("arm")
-    lost = {arm: f"{effect:.1f}".replace("-", "−") for arm, effect in found.effect.items()}
+    lost = {arm: f"{-effect:.1f}" for arm, effect in found.effect.items()}
     half, short = (
         (lost[f"frozen, {limit} tokens"], lost[f"trained, {limit} tokens"]) for limit in (32, 16)
     )
     counted = "(no longer clear once all tests of the ledger are counted)"
-    assert f"at 32 {half[0]} points frozen {counted} and {half[1]} fine-tuned" in text
-    assert f"at 16 {short[0]} and {short[1]}." in text
-    assert "and cost {} frozen, {} fine-tuned;".format(*(x.strip("−") for x in half)) in text
+    said = f"32 tokens cost {half[0]} points frozen {counted} and {half[1]} fine-tuned, 16 tokens"
+    assert f"{said} {short[0]} and {short[1]}." in text
+    assert f"and cost {half[0]} frozen, {half[1]} fine-tuned;" in text
     assert claims.ledger().set_index("arm").survives["frozen, 32 tokens"] in (False, "False")
     cut = -found.effect[["frozen, 16 tokens", "trained, 16 tokens"]]
     assert f"cost five points frozen, {cut.iloc[1]:.1f} fine-tuned" in text
