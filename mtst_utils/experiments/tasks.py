@@ -85,6 +85,7 @@ TOGETHER = Study(
             _AXES,
             f"one encoder, heads for {' and '.join(tasks)}; rates of the backbone and the heads",
             sizes=(500,) if name in _PARTNERS else None,  # where labels are few, most can be given
+            later=name == "with the comma",  # in place of lengths, of which a batch has one alone
         )
         for name, tasks in _ARMS.items()
     },
