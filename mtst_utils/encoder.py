@@ -80,17 +80,11 @@ class SentenceEncoder(nn.Module):
         checks.instance("tokenizer", tokenizer, PreTrainedTokenizerBase)
         if not isinstance(pooling, str) or pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
-        max_length, longest = checks.plain(max_length), _longest(backbone, tokenizer)
-        if max_length is not None and not (
-            isinstance(max_length, int) and 3 <= max_length <= longest
-        ):
-            raise ValueError(
-                f"max_length must be a whole number from 3 to {longest}, this model's limit; "
-                f"got {max_length!r}"
-            )
         self.backbone, self.tokenizer = backbone, tokenizer
         self.pooling, self.normalize = str(pooling), bool(normalize)
-        self.max_length = max_length or longest
+        longest = _longest(backbone, tokenizer)
+        self.max_length = longest if max_length is None else checks.plain(max_length)
+        self._check_length()
         self.dense = nn.Sequential(*dense)
         _check_widths(self.dense, backbone)
 
@@ -143,8 +137,10 @@ class SentenceEncoder(nn.Module):
     def tokenize(self, sentences: list[str]) -> tuple[list[list[int]], int]:
         """Strings -> (a list of token id lists, cut at max_length; how many were cut).
 
-        Raises ValueError for a sentence without any token, which some tokenizers make of "".
+        Raises ValueError for a sentence without any token, which some tokenizers make of "", and
+        for a max_length, set since, that the model cannot take.
         """
+        self._check_length()
         with _tokenizing:
             ids = self.tokenizer(sentences, verbose=False)["input_ids"]
             long = [i for i, row in enumerate(ids) if len(row) > self.max_length]
@@ -160,6 +156,14 @@ class SentenceEncoder(nn.Module):
                 "ends: leave such sentences out"
             )
         return ids, len(long)
+
+    def _check_length(self) -> None:
+        length, longest = self.max_length, _longest(self.backbone, self.tokenizer)
+        if not (isinstance(length, int) and 3 <= length <= longest):
+            raise ValueError(
+                f"max_length must be a whole number from 3 to {longest}, this model's limit; "
+                f"got {length!r}"
+            )
 
     def collate(
         self, ids: list[list[int]], device: str | torch.device | None = None

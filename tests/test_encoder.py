@@ -215,6 +215,14 @@ def test_truncation_keeps_the_closing_token_and_is_counted_once():
     ]
 
 
+def test_a_length_set_later_is_checked_too():
+    """It went on to the backbone, which failed inside its table of positions."""
+    encoder = mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer())
+    encoder.max_length = 512
+    with pytest.raises(ValueError, match="from 3 to 40, this model's limit; got 512"):
+        encoder.encode(["a " * 100])
+
+
 def test_the_shortest_length_leaves_one_word():
     shortest = mtst.SentenceEncoder(tiny_backbone(), tiny_tokenizer(), max_length=3)
     assert shortest.tokenize(["the cat sat"]) == ([[2, 4, 3]], 1)

@@ -8,6 +8,7 @@ QUESTIONS = (
     "encoding --repeats 3",
     "encoding --backbone all-mpnet-base-v2 --repeats 3 --sentences 500",
     "tasks",
+    "second_task",
     "freezing --repeats 3",
     "freezing --backbone all-mpnet-base-v2 --repeats 3 --sentences 320",
     "bill --repeats 1",

@@ -99,6 +99,13 @@ def compare(question, module, runs, peer, items, description):
             f"({min(ratios):.2f} to {max(ratios):.2f}) times {other}; peak "
             f"{statistics.median(peak[name]):.0f} MiB"
         )
+    keep(question, seconds, arguments.sentences, peak)
+
+
+def keep(question, seconds, items, peak=None):
+    """Replace a question's rows in data/results/benchmarks.csv. seconds, peak (MiB): {run: one
+    value a repeat}.
+    """
     path = RESULTS / "benchmarks.csv"
     old = pd.read_csv(path).query("question != @question") if path.is_file() else None
     rows = [
@@ -106,9 +113,9 @@ def compare(question, module, runs, peer, items, description):
             "question": question,
             "run": name,
             "repeat": i,
-            "sentences": arguments.sentences,
+            "sentences": items,
             "seconds": round(value, 4),
-            "peak MiB": round(peak[name][i]),
+            "peak MiB": round(peak[name][i]) if peak else float("nan"),
             "machine": machine(),
         }
         for name, values in seconds.items()
