@@ -30,7 +30,8 @@ class Callback:
     into `state_dict`.
     One that writes to frozen weights does so under torch.no_grad(); through .data nothing notices.
     One that freezes and unfreezes sets run.unchanged_from and run.unchanged_until to the steps
-    between which it does not: so what frozen layers give is only remembered where that pays.
+    between which it does not: so what frozen layers give is only remembered where that pays. (Not
+    needed for what is undone before the event is over.)
     """
 
     def on_start(self, run) -> None:

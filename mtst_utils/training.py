@@ -358,7 +358,7 @@ class History(pd.DataFrame):
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch. Taught in notebook 02, section 2."""
+    """Seed Python, NumPy and torch. Taught in notebook 02, section 8."""
     seed = checks.whole("seed", seed, "from 0 to 2**63 - 1", lambda v: 0 <= v < 2**63)
     random.seed(seed)
     np.random.seed(seed % 2**32)

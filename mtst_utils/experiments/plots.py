@@ -65,7 +65,7 @@ def _palette_png(figure):
     sharper = max(1, 0.7 * min(1160 / width, 560 / height))
     dpi = sharper * figure.dpi
     figure.savefig(whole := io.BytesIO(), format="png", dpi=dpi, bbox_inches="tight")
-    palette = Image.open(whole).convert("RGB").quantize(48, kmeans=3)
+    palette = Image.open(whole).convert("RGB").quantize(48, Image.Quantize.MAXCOVERAGE, kmeans=3)
     palette.save(small := io.BytesIO(), format="png", optimize=True)
     shown = dict(zip(("width", "height"), (round(n / sharper) for n in palette.size), strict=True))
     return b64encode(small.getvalue()).decode(), shown
@@ -466,7 +466,7 @@ def learning_curves(history, title, ax=None):
     ax.set(
         title=title,
         xlabel="training step (dotted: end of an epoch)",
-        ylabel="loss, mean of 15 steps",
+        ylabel="loss, log scale (bold: mean of 15 steps)",
         yscale="log",
     )
     ax.legend()
@@ -949,8 +949,12 @@ def effects_by_size(table, sizes, title, ylabel, ax=None):
     for n in set(sizes) - set(table["n"]):
         white = {"facecolor": "white", "edgecolor": "none"}
         ax.text(places[n], 0, "not\nmeasured\nyet", bbox=white, **_centred("#555555"))
-    seen = dict.fromkeys(table["verdict"])
+    for place in range(1, len(sizes)):
+        ax.axvline(place - 0.5, color=GREY, linewidth=0.8, linestyle=":")
+    seen = list(dict.fromkeys(table["verdict"]))
     marks = [plt.Line2D([], [], color=VERDICT_COLORS[v], lw=4, label=v) for v in seen]
+    # The names begin a column of their own.
+    marks += [plt.Line2D([], [], ls="", label=" ")] * (len(names) - len(seen))
     marks += [
         plt.Line2D([], [], color="black", marker=marker, ls="", label=name)
         for marker, name in zip("osD^", names, strict=False)

@@ -1,6 +1,6 @@
-"""What does a second task cost in training? A step for both tasks and one for sentiment alone on the
-same batch, in turn and in one process, so that whatever else the machine does meets both; each is
-first as often as last, which in the study `cost` it is not.
+"""What does a second task cost in training? A step for both tasks and one for sentiment alone on
+the same batch, in turn and in one process, so that whatever else the machine does meets both; each
+is first as often as last, which in the study `cost` it is not.
 
 python -m tests.benchmarks.second_task [--repeats 10]
 """
