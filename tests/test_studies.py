@@ -509,6 +509,7 @@ def test_a_second_task_costs_no_time_in_training_as_notebook_2_says():
         words_of("02"),
     )
     whole, more, in_turn = longer
+    assert f"both tasks takes {in_turn} times as long as one for sentiment alone" in README
     assert [float(number) for number in stated.groups()] == [in_turn, whole, more]
     assert rows.row_verdict.tolist() == ["no difference", "does not hold", "no difference"]
     assert rows.survives.eq(False).sum() == 1
