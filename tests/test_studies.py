@@ -515,6 +515,19 @@ def test_a_second_task_costs_no_time_in_training_as_notebook_2_says():
     assert rows.survives.eq(False).sum() == 1
 
 
+def test_joint_or_alone_with_3000_sentences_as_notebook_2_says():
+    arms = 3000, "joint", "sentiment alone", "sentiment macro F1"
+    each = findings.by_seed("tasks", DEFAULT, *arms)
+    assert (len(each), max(each) < 0) == (10, True)  # "in all ten pairs"
+    rows = records.rows_of("tasks").query("phase == 'tune' and n == 3000")
+    score = "valid sentiment macro F1"
+    best = 100 * rows.groupby(["arm", "settings"])[score].mean().groupby("arm").max()
+    assert best[["joint", "sentiment alone"]].round(1).tolist() == [70.5, 70.5]  # "level"
+    joint = rows[rows.arm == "joint"].groupby("settings")[score].mean().idxmax()
+    chosen = registry.chosen(registry.STUDIES["tasks"], DEFAULT, 3000, "joint")[0]
+    assert json.loads(joint) == chosen  # "were also its best for sentiment"
+
+
 def test_lora_is_behind_in_domain_as_notebook_3_says():
     """Nobody had declared that comparison: what was told of LoRA was told of sentiment alone."""
     rows = records.rows_of("few_labels").query("phase == 'final'")
