@@ -168,12 +168,13 @@ def test_both_phases(tiny, monkeypatch):
     assert final[["seed", "arm"]].to_numpy().tolist() == [
         [0, "A"],
         [0, "B"],
-        [1, "A"],
         [1, "B"],
-    ]  # whole pairs first
-    assert final.settings.tolist() == ['{"lr":0.1}', '{"lr":0.08}'] * 2  # B: 0.02, then 0.04, 0.08
-    assert final.tries.tolist() == [3, 5, 3, 5]
-    assert final.at_edge.fillna("").tolist() == ["", "lr", "", "lr"]
+        [1, "A"],
+    ]  # whole pairs first, and each arm first as often as last
+    settings = ['{"lr":0.1}', '{"lr":0.08}']  # B: 0.02, then 0.04, 0.08
+    assert final.settings.tolist() == settings + settings[::-1]
+    assert final.tries.tolist() == [3, 5, 5, 3]
+    assert final.at_edge.fillna("").tolist() == ["", "lr", "lr", ""]
     codes = records.predictions("toy", DEFAULT, 16, "A", [0, 1], "sentiment")
     assert codes.dtype == np.int8
     assert codes.tolist() == [[0] * 90, [1] * 90]

@@ -2,8 +2,9 @@
 final NAME`, `... run NAME`.
 
 A study runs only if its design is declared in full. `run` does both phases, size by size: every arm
-is tuned, then all arms run seed by seed, so that an interrupted study still has whole pairs. A
-finished run is never run again.
+is tuned, then all arms run seed by seed, so that an interrupted study still has whole pairs. Their
+order turns from seed to seed: where seconds are measured, no arm is always first. A finished run is
+never run again.
 """
 
 import argparse
@@ -206,7 +207,7 @@ def run(
                 tune(study, backbone, n, arm, scale)
         if phase in ("run", "final"):
             for seed in range(study.wanted(n, backbone)):
-                final(study, backbone, n, seed, wanted, scale)
+                final(study, backbone, n, seed, wanted[:: -1 if seed % 2 else 1], scale)
 
 
 def state(study: Study, backbone: str = DEFAULT) -> pd.DataFrame:
