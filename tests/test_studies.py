@@ -15,7 +15,6 @@ from mtst_utils.backbones import DEFAULT
 from mtst_utils.experiments import baselines, claims, findings, records, registry, results, studies
 from mtst_utils.experiments.intervals import t_interval
 from tests.benchmarks import figure as speed
-from tests.benchmarks.common import OPENVINO, PEERS
 from tests.settings import SETTINGS
 
 ROOT = Path(__file__).parent.parent
@@ -273,34 +272,12 @@ def test_memory_in_the_readme_follows_from_the_benchmark():
 
 
 def test_speed_in_the_readme_follows_from_the_benchmark():
+    assert f"\n\n{speed.markdown(speed.ratios())}\n\n" in README
     rows = pd.read_csv(results.RESULTS / "benchmarks.csv")
-    seconds = rows.pivot(index=["question", "repeat"], columns="run", values="seconds")
-    whole = seconds.loc["one epoch, everything trainable"]
-    heads = seconds.loc["one epoch with a part frozen, all-mpnet-base-v2"]
-    ten = "ten epochs of heads alone end to end"
-    ratios = whole["HF Trainer, best"] / whole["fit"]
-    for said, expected in (
-        (r"trains (\d\.\d+) times as fast as HF Trainer", ratios.median()),
-        (r"repeats, (\d\.\d+) to", ratios.min()),
-        (r"repeats, \d\.\d+ to (\d\.\d+)", ratios.max()),
-        (
-            r"without them it is (\d\.\d+)",
-            (whole["HF Trainer, best"] / whole["fit, torch's dropout"]).median(),
-        ),
-        (
-            r"Heads alone are (\d+) times",
-            (
-                heads["heads alone, HF Trainer"] / heads["heads alone, with the cache filled"]
-            ).median(),
-        ),
-        (
-            r"to end, (\d+) times",
-            (heads[f"{ten}, HF Trainer"] / heads[f"{ten}, with the cache filled"]).median(),
-        ),
-    ):
-        stated = re.search(said, README.replace("\n", " "))[1]
-        digits = len(stated.partition(".")[2])
-        assert f"{expected:.{digits}f}" == stated, said
+    rows = rows[rows.question == "one epoch, everything trainable"]
+    whole = rows.pivot(index="repeat", columns="run", values="seconds")
+    slower = (whole["HF Trainer, best"] / whole["fit, torch's dropout"]).median()
+    assert f"without them it is {slower:.2f}" in " ".join(README.split())
 
 
 def test_the_benchmarks_ceiling_multiplies_what_encode_does(monkeypatch, tiny_encoder):
@@ -310,10 +287,6 @@ def test_the_benchmarks_ceiling_multiplies_what_encode_does(monkeypatch, tiny_en
     monkeypatch.setattr(encoding, "texts", lambda count: ["the cat sat on a mat"] * count)
     for precision in encoding.HALF:
         assert encoding.ceiling(precision)(8) > 0
-
-
-def test_encoding_beside_its_peer_is_told_from_the_rows():
-    assert speed.sentence(speed.ratios()) in README.splitlines()
 
 
 def test_encoding_is_as_near_to_the_products_alone_and_to_its_peer_as_the_readme_says():
@@ -347,34 +320,6 @@ def test_where_bfloat16_is_slow_the_texts_say_how_slow():
     assert f"took {slower:.1f} times as long as in float32" in words_of("01")
     text = " ".join((ROOT / "mtst_utils" / "precision.py").read_text().split())
     assert f"encoding took {slower:.1f} times as long as in float32" in text
-    for kind in ("float32", "bfloat16"):
-        own = seconds[f"SentenceEncoder, {kind}"]
-        ratios = seconds[f"{OPENVINO}, {kind}"] / own
-        said = f"{ratios.median():.2f} ({ratios.min():.2f} to {ratios.max():.2f}) in {kind}"
-        assert said in README
-
-
-def test_what_is_said_of_a_third_processor_follows_from_its_rows():
-    rows = pd.read_csv(results.RESULTS / "benchmarks.csv")
-    rows = rows[rows.question == "encoding, all-MiniLM-L6-v2, quick by AVX-512"]
-    seconds, said = rows.pivot(index="repeat", columns="run", values="seconds"), {}
-    for kind in ("float32", "bfloat16"):
-        for name, run in (("OpenVINO", f"{OPENVINO}, {kind}"), ("torch", PEERS[kind])):
-            times = seconds[run] / seconds[f"SentenceEncoder, {kind}"]
-            said[name, kind] = f"{times.median():.2f} ({times.min():.2f} to {times.max():.2f})"
-    readme = " ".join(README.split())
-    assert (
-        "by {} in float32 and {} in bfloat16, and".format(
-            *(said["OpenVINO", kind] for kind in ("float32", "bfloat16"))
-        )
-        in readme
-    )
-    assert (
-        "with torch by {} and {}.".format(
-            *(said["torch", kind] for kind in ("float32", "bfloat16"))
-        )
-        in readme
-    )
 
 
 def test_the_whole_bill_of_heads_alone_is_told_from_the_rows():
@@ -386,21 +331,10 @@ def test_the_whole_bill_of_heads_alone_is_told_from_the_rows():
         for n in ("128", "2,000")
         for epochs in ("1 epoch", "5 epochs", "20 epochs")
     }
-    few, many = ([f"{times[key]:.2g}" for key in times if key[0] == n] for n in ("128", "2,000"))
-    said = "{} times as fast in one epoch, {} in five, {} in twenty"
-    assert said.format(*many) + "; with 128 sentences {}, {} and {}.".format(*few) in " ".join(
-        README.split()
-    )
+    many = [f"{times[key]:.2g}" for key in times if key[0] == "2,000"]
     assert "{} times as fast in one epoch, {} in five and {} in twenty".format(*many) in words_of(
         "03"
     )
-    rows = rows[rows.question == "training in several processes"]
-    seconds = rows.pivot(index="repeat", columns="run", values="seconds")
-    two = seconds["processes: 1"] / seconds["processes: 2"]
-    four = seconds["processes: 1"] / seconds["processes: 4"]
-    said = f"{two.median():.2f} times as fast as one ({two.min():.2f} to {two.max():.2f}); four"
-    assert said in README
-    assert f"two cores, {four.median():.2f} times" in README
 
 
 def words_of(number):

@@ -1,11 +1,12 @@
-"""The committed benchmarks as one figure of ratios, data/benchmarks.png, and the sentence on
-encoding.
+"""The committed benchmarks as one table of ratios in tests/README.md, and as one figure,
+data/benchmarks.png: ours beside a peer at the same precision.
 
 python -m tests.benchmarks.figure
 """
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -16,125 +17,154 @@ from mtst_utils.experiments.results import RESULTS
 from tests.benchmarks.common import OPENVINO, PEERS
 
 README = Path(__file__).parents[1] / "README.md"  # that of tests/
-MODELS = {"MiniLM": "all-MiniLM-L6-v2", "MPNet": "all-mpnet-base-v2"}
-PARTS = ("top 4 blocks", "top block", "top 2 blocks", "alone")
-# label: (question, ours, peer). Rows without committed runs are left out.
-ROWS = (
-    {
-        f"{short}: encoding, both {kind}, against sentence-transformers": (
-            f"encoding, {name}",
-            f"SentenceEncoder, {kind}",
-            peer,
+AMX, SLOW, EPYC = "Intel, AMX", "Intel, slow at bfloat16", "AMD, AVX-512"  # processors
+HF, TORCH = "HF Trainer", "sentence-transformers"
+FILLED = "with the cache filled"
+
+
+class Ratio(NamedTuple):
+    """Two runs of one question whose times are compared, both at this precision."""
+
+    what: str
+    rival: str
+    precision: str
+    processor: str
+    question: str
+    ours: str
+    peer: str
+    drawn: bool = True
+
+
+def _encoding(short: str, name: str, processor: str, note: str = "", drawn: bool = True):
+    question = f"encoding, {name}{note}"
+    for precision, peer in PEERS.items():
+        for rival, run in ((TORCH, peer), (OPENVINO, f"{OPENVINO}, {precision}")):
+            ours = f"SentenceEncoder, {precision}"
+            yield Ratio(
+                f"encoding, {short}", rival, precision, processor, question, ours, run, drawn
+            )
+
+
+def _frozen(short: str, name: str):
+    question = f"one epoch with a part frozen, {name}"
+    for part, said in {
+        "heads + top 4 blocks": "an epoch of heads and the top 4 blocks",
+        "heads + top 2 blocks": "an epoch of heads and the top 2 blocks",
+        "heads + top block": "an epoch of heads and the top block",
+        "heads alone": "an epoch of heads alone, its cache filled before",
+        "ten epochs of heads alone end to end": "ten epochs of heads alone, filling included",
+    }.items():
+        runs = f"{part}, {FILLED}", f"{part}, {HF}"
+        yield Ratio(f"{said}, {short}", HF, "bfloat16", AMX, question, *runs)
+
+
+def _bill(precision: str, processor: str):
+    for n in ("128", "2,000", "16,600"):
+        for epochs in ("1 epoch", "5 epochs", "20 epochs"):
+            runs = f"{n} sentences, {epochs}, {FILLED}", f"{n} sentences, {epochs}, {HF}"
+            what = f"heads alone, {n} sentences, {epochs}, filling included"
+            question = f"the bill of heads alone, {precision}"
+            yield Ratio(what, HF, precision, processor, question, *runs, drawn=False)
+
+
+WHOLE, PROCESSES = "one epoch, everything trainable", "training in several processes"
+# Those without committed runs are left out.
+RATIOS = (
+    *_encoding("MiniLM", "all-MiniLM-L6-v2", AMX),
+    *_encoding("MPNet", "all-mpnet-base-v2", AMX),
+    *_encoding("MiniLM", "all-MiniLM-L6-v2", SLOW, ", where bfloat16 is slow", False),
+    *_encoding("MiniLM", "all-MiniLM-L6-v2", EPYC, ", quick by AVX-512", False),
+    Ratio("training everything, MiniLM", HF, "bfloat16", AMX, WHOLE, "fit", f"{HF}, best"),
+    *_frozen("MiniLM", "all-MiniLM-L6-v2"),
+    *_frozen("MPNet", "all-mpnet-base-v2"),
+    *_bill("float32", SLOW),
+    *_bill("bfloat16", EPYC),
+    Ratio(
+        "two tasks answered by one model, MiniLM",
+        "two models",
+        "bfloat16",
+        AMX,
+        "both tasks answered",
+        "one encoder, two heads",
+        "two models",
+    ),
+    *(
+        Ratio(
+            f"training in {count} processes of one thread, MiniLM",
+            "one process of one thread",
+            "bfloat16",
+            AMX,
+            PROCESSES,
+            f"processes: {count}",
+            "processes: 1",
+            drawn=False,
         )
-        for short, name in MODELS.items()
-        for kind, peer in PEERS.items()
-    }
-    | {
-        "MiniLM: encoding, both float32, against OpenVINO": (
-            "encoding, all-MiniLM-L6-v2, where bfloat16 is slow",
-            "SentenceEncoder, float32",
-            f"{OPENVINO}, float32",
-        )
-    }
-    | {
-        f"MiniLM: training everything, against HF Trainer {how}": (
-            "one epoch, everything trainable",
-            "fit",
-            f"HF Trainer, {how}",
-        )
-        for how in ("plain", "best")
-    }
-    | {
-        f"{short}: training heads {'+ ' * (part != 'alone')}{part}, against HF Trainer": (
-            f"one epoch with a part frozen, {name}",
-            f"heads {'+ ' * (part != 'alone')}{part}, with the cache filled",
-            f"heads {'+ ' * (part != 'alone')}{part}, HF Trainer",
-        )
-        for short, name in MODELS.items()
-        for part in PARTS
-    }
-    | {
-        f"{short}: ten epochs of heads alone end to end, against HF Trainer": (
-            f"one epoch with a part frozen, {name}",
-            "ten epochs of heads alone end to end, with the cache filled",
-            "ten epochs of heads alone end to end, HF Trainer",
-        )
-        for short, name in MODELS.items()
-    }
-    | {
-        "MiniLM: one encoder with two heads, against two models": (
-            "both tasks answered",
-            "one encoder, two heads",
-            "two models",
-        )
-    }
+        for count in (2, 4)
+    ),
 )
 
 
-def ratios():
-    """One row a comparison: median, lowest and highest ratio over repeats, each within one
-    repeat.
+def ratios() -> pd.DataFrame:
+    """One row a comparison that was measured: effect (the median over repeats, how many times as
+    fast as the rival), low, high, each within one repeat, repeats, and the comparison's own fields.
     """
-    rows = pd.read_csv(RESULTS / "benchmarks.csv")
-    seconds = (
-        (rows.seconds / rows.sentences).groupby([rows.question, rows.run, rows.repeat]).first()
-    )
-    table = {}
-    for label, (question, ours, peer) in ROWS.items():
-        if (question, ours) in seconds.index and (question, peer) in seconds.index:
-            ratio = seconds[question, peer] / seconds[question, ours]
-            table[label] = {"effect": ratio.median(), "low": ratio.min(), "high": ratio.max()}
-    return pd.DataFrame(table).T.sort_values("effect", ascending=False)
+    rows, table = pd.read_csv(RESULTS / "benchmarks.csv"), []
+    seconds = rows.set_index(["question", "run", "repeat"])
+    seconds = (seconds.seconds / seconds.sentences).sort_index()
+    for one in RATIOS:
+        if (one.question, one.ours) in seconds.index and (one.question, one.peer) in seconds.index:
+            times = seconds[one.question, one.peer] / seconds[one.question, one.ours]
+            found = {"effect": times.median(), "low": times.min(), "high": times.max()}
+            table.append({**one._asdict(), **found, "repeats": len(times)})
+    return pd.DataFrame(table)
 
 
-def sentence(table):
-    """What README says of encoding, number by number from the ratios; nothing of what was not
-    measured.
-    """
-    said = []
-    for kind in PEERS:
-        rows = {
-            short: f"{short}: encoding, both {kind}, against sentence-transformers"
-            for short in MODELS
-        }
-        parts = [
-            f"{table.effect[row]:.1f} ({short}, {table.low[row]:.2f} to {table.high[row]:.2f})"
-            for short, row in rows.items()
-            if row in table.index
-        ]
-        said += [f"{' and '.join(parts)} in {kind}"] if parts else []
-    return (
-        f"Beside sentence-transformers at the same precision, encoding is faster by a "
-        f"factor of {', of '.join(said)}."
-    )
+def markdown(table: pd.DataFrame) -> str:
+    """The table of tests/README.md."""
 
+    def times(value: float) -> str:
+        return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
-def main():
-    table = ratios()
-    README.write_text(
-        re.sub(
-            r"^Beside sentence-transformers .*$",
-            sentence(table),
-            README.read_text(),
-            flags=re.MULTILINE,
+    lines = [
+        "| what | beside | precision | times as fast | repeats | processor |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in table.itertuples():
+        spread = f" ({times(row.low)} to {times(row.high)})" if row.repeats > 1 else ""
+        lines.append(
+            f"| {row.what} | {row.rival} | {row.precision} | {times(row.effect)}{spread} | "
+            f"{row.repeats} | {row.processor} |"
         )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    table = ratios()
+    text = re.sub(
+        r"\| what \| beside \|.*?(?=\n\n)",
+        lambda _: markdown(table),
+        README.read_text(),
+        flags=re.DOTALL,
     )
+    README.write_text(text)
+    drawn = table[table.drawn].sort_values("effect", ascending=False)
+    drawn.index = drawn.what + ", " + drawn.precision + ", beside " + drawn.rival
     axes = plots.forest(
-        table,
+        drawn,
         "Not computing anew what is frozen gains most",
         "times as fast (log scale); median, lowest and highest of the repeats",
     )
     axes.set(xscale="log", xlim=(0.9, 450), xticks=[1, 1.5, 2, 4, 10, 50, 200])
     axes.set_xticklabels(["1", "1.5", "2", "4", "10", "50", "200"])
     axes.minorticks_off()
-    for height, (_, row) in zip(axes.get_yticks(), table.iterrows(), strict=True):
+    for height, (_, row) in zip(axes.get_yticks(), drawn.iterrows(), strict=True):
         axes.annotate(
             f"{row.effect:.3g}", (row.high, height), (8, -4), textcoords="offset points", fontsize=9
         )
     axes.axvline(1, color="black", linewidth=1)
     axes.figure.savefig(DATA / "benchmarks.png", dpi=100, bbox_inches="tight")
     plt.close(axes.figure)
-    print(table.round(2).to_string())
+    print(markdown(table))
 
 
 if __name__ == "__main__":
