@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,18 @@ def test_the_examples_of_the_packages_readme_run(monkeypatch, capsys):
         exec(compile(example, "an example in mtst_utils/README.md", "exec"), names)
     assert "block 1" in capsys.readouterr().out
     assert names["encoder"].encode("one").shape == (384,)
+
+
+def test_the_example_of_the_front_page_runs(monkeypatch, tmp_path, capsys):
+    """As it stands, but for how long: its checkpoint and its model go to a folder of the test's."""
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "data").mkdir()
+    shutil.copy(ROOT / "data" / "sample_sentences.csv", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(example.replace("epochs=3", "epochs=1"), "README.md", "exec"), names)
+    assert "The keyboard feels cheap" in capsys.readouterr().out
+    assert (tmp_path / "my-model").is_dir()
 
 
 def test_mypy():
