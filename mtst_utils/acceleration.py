@@ -24,23 +24,21 @@ class Acceleration:
         enabled: bool = True,
     ) -> None:
         self.model = model
-        self.unchanged_since: tuple[list[int], int, int] | None = None
+        self.known: tuple[list[int], int] | None = None
         self.prefix = FrozenPrefix(model, ids, autocast) if enabled else None
 
-    def begin_step(
-        self, learning: list[nn.Parameter], unchanged: int, steps_per_epoch: int
-    ) -> None:
+    def begin_step(self, learning: list[Tensor], worth_it: bool) -> None:
         """Fill the cache if other parameters learn than before, and it pays.
 
-        learning: what learns now; unchanged: for how many steps nothing is frozen or unfrozen.
+        learning: what learns now. worth_it: more than an epoch is left, which is what filling
+        costs.
         """
         if self.prefix is None:
             return
-        now = [id(parameter) for parameter in learning], unchanged, self.prefix.writes()
-        if now != self.unchanged_since:
-            self.unchanged_since = now
-            # Filling costs as much as an epoch without the cache: it must last longer than that.
-            self.prefix.update(worth_it=unchanged > steps_per_epoch)
+        now = [id(parameter) for parameter in learning], self.prefix.writes()
+        if now != self.known:
+            self.known = now
+            self.prefix.update(worth_it)
 
     def view(self, rows: list[int], inputs: tuple[Tensor, Tensor]) -> nn.Module:
         """The module to call for these rows: the model, or a view that skips what is cached."""

@@ -1,4 +1,4 @@
-"""Load a pretrained transformer by name, and see it as an ordered stack of layers.
+"""Load a pretrained transformer by name.
 
 Taught in notebook 01, section 1.
 """

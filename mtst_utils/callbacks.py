@@ -29,9 +29,6 @@ class Callback:
     checkpoint must agree with; what changes on the way goes by a name that begins with "_", or
     into `state_dict`.
     One that writes to frozen weights does so under torch.no_grad(); through .data nothing notices.
-    One that freezes and unfreezes sets run.unchanged_from and run.unchanged_until to the steps
-    between which it does not: so what frozen layers give is only remembered where that pays. (Not
-    needed for what is undone before the event is over.)
     """
 
     def on_start(self, run) -> None:
@@ -139,10 +136,8 @@ class GradualUnfreezing(Callback):
     def before_step(self, run) -> None:
         for step, layer in self._waiting:
             if step <= run.step:
-                run.unchanged_from = max(run.unchanged_from, step)
                 self._open(layer)
         self._waiting = [(step, layer) for step, layer in self._waiting if step > run.step]
-        run.unchanged_until = min((step for step, _ in self._waiting), default=run.total_steps)
 
     def _open(self, layer) -> None:
         for module in layer.modules:

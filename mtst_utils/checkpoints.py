@@ -202,11 +202,22 @@ class Checkpoint:
     def load(self) -> None:
         """Take up a run where its checkpoint ends, and say so.
 
-        Raises ValueError for a damaged file, and for one of another run, naming what differs.
+        Raises ValueError for a damaged file, for one of another run, naming what differs, and where
+        not all processes find the same.
         """
-        if self.path is None or not self.path.is_file():
+        if self.path is None:
             return
-        run, state = self.run, self._read()
+        if self.path.is_file():
+            self._go_on(self._read())
+        step = torch.tensor(float(self.run.step), device=self.run.processes.device)
+        if self.run.processes.mean(step) != step:
+            raise ValueError(
+                f"checkpoint: this process is at step {self.run.step}, and others are not; choose "
+                f"a folder that all hosts share; got {self.path.parent}"
+            )
+
+    def _go_on(self, state: dict) -> None:
+        run = self.run
         before = state["identity"]
         if before != self.identity:
             changed = [key for key in self.identity if before.get(key) != self.identity[key]]

@@ -40,7 +40,6 @@ TRANSFORMER = {
 }
 NORMALIZE = dict.fromkeys(("module_input_name", "module_output_name"), "sentence_embedding")
 DENSE = NORMALIZE | {"use_residual": False}
-OLD_FILE = "sentence_encoder.json"  # this package wrote it once; it knew poolings of one's own
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -100,7 +99,7 @@ def _pooling(folder: Path, config: dict) -> str:
     if stated is None:
         flags = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
         stated = [names.get(flag, flag) for flag in flags]
-        stated = stated or _json(folder / OLD_FILE).get("pooling", "mean")
+        stated = stated or "mean"
     poolings = stated if isinstance(stated, list) else [stated]
     if len(poolings) != 1 or poolings[0] not in list(POOLINGS):
         named = " and ".join(map(str, poolings))
@@ -193,8 +192,7 @@ def write_settings(
 
     width: the length of what is pooled. A Dense brings its weights.
     """
-    for stale in (OLD_FILE, "config_sentence_transformers.json"):
-        (folder / stale).unlink(missing_ok=True)
+    (folder / "config_sentence_transformers.json").unlink(missing_ok=True)  # of what was there
     dense = list(dense)
     kinds = ["Transformer", "Pooling", *["Dense"] * len(dense), *["Normalize"] * normalize]
     paths = ["", *(f"{i}_{kind}" for i, kind in enumerate(kinds) if i)]

@@ -19,10 +19,11 @@ from mtst_utils.encoder import SentenceEncoder, batches_by_tokens, eval_mode
 from mtst_utils.layers import LAYOUTS, Layer, LayerStack, layer_stack
 
 MEMORY = 0.5  # the most the cache may take, as a share of the memory that is free when it is filled
-# Where the lowest blocks can be left out: each block is run once, and reads only the one below. Not
-# in ALBERT, in DeBERTa, whose convolution reads the embeddings again, nor in who knows what else:
-# of other kinds only a backbone frozen as a whole is cached.
-IN_PARTS = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "modernbert", "mpnet")
+# Where blocks can be left out: each is run once, reads only the one below, and nothing follows the
+# last. Not in ALBERT; not in DeBERTa, whose convolution reads the embeddings again; not in
+# ModernBERT, which normalises at the end; nor in who knows what else. Of these a backbone is cached
+# only where it is frozen as a whole.
+IN_PARTS = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet")
 # The modules that give a backbone's first hidden states.
 INPUTS = ("embeddings", "embeddings_project")
 
@@ -156,18 +157,9 @@ class FrozenPrefix:
         self.cached = torch.stack(cached) if whole else cached
 
     def _run_below(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """What enters the lowest learning block [B, T, H]; nothing above it is run."""
-        *below, (name, lowest) = self._blocks()[: self.depth]
-        stop = _without_hooks(_twin(lowest))  # they will be called when the block itself is run
-        stop.forward = _reached
-        backbone = self._backbone_of([*below, (name, stop)])
-        try:
-            backbone(input_ids=input_ids, attention_mask=attention_mask)
-        except _Reached as reached:
-            return reached.states
-        raise RuntimeError(
-            f"block {name} of {self.kind} was never run: its layout is not as stated"
-        )
+        """What enters the lowest learning block [B, T, H]: the output of those below it alone."""
+        below = self._backbone_of(self._blocks()[: self.depth - 1])
+        return below(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
     def _blocks(self) -> list[tuple[str, nn.Module]]:
         """The backbone's blocks with their names, from the input up."""
@@ -180,15 +172,6 @@ class FrozenPrefix:
         remaining = _twin(backbone.get_submodule(path))
         remaining._modules = dict(blocks)
         return _with_part(backbone, path, remaining)
-
-
-class _Reached(Exception):
-    def __init__(self, states: Tensor) -> None:
-        self.states = states
-
-
-def _reached(hidden_states: Tensor, *_, **__) -> None:
-    raise _Reached(hidden_states)
 
 
 def _is_fixed(layer: Layer) -> bool:

@@ -5,7 +5,6 @@ Taught in notebook 02, section 2.
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 from accelerate import PartialState
 from accelerate.utils import reduce
@@ -36,26 +35,20 @@ class Processes:
         elif not known:  # accelerate would keep the device for whatever comes after this training
             PartialState._shared_state.clear()
 
-    def wrapped(
-        self,
-        module: nn.Module,
-        autocast: Callable[[], AbstractContextManager],
-        learning: list[nn.Parameter],
-    ) -> Callable:
-        """The module to call; of several processes' the gradients of what learns are averaged.
+    def averaging(self, model: nn.Module, view: nn.Module, learning: list[Tensor]) -> Callable:
+        """The view, to be called: of several processes the gradients of what learns are averaged.
 
-        Made anew when other parameters learn than before.
+        model: whose parameters the view shares.
         """
         if self.size == 1 or not learning:
-            return _WithPrecision(module, autocast)
+            return view
         learning_ids = [id(parameter) for parameter in learning]
         if learning_ids != self._learning_ids:
             self._learning_ids = learning_ids
             # Each has parts without a gradient: a task it has no label of, the backbone's pooler.
-            self._wrapped = DistributedDataParallel(
-                _WithPrecision(module, autocast), find_unused_parameters=True
-            )
-        return self._wrapped
+            self._averaging = DistributedDataParallel(_Calls(model), find_unused_parameters=True)
+        self._averaging.module.view = (view,)
+        return self._averaging
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over processes."""
@@ -74,13 +67,12 @@ def _refuse_pieces() -> None:
             )
 
 
-class _WithPrecision(nn.Module):
-    """A module called in the precision `fit` was asked for, whatever is wrapped around it."""
+class _Calls(nn.Module):
+    """A model's parameters, and a view of it that is called: another one every time."""
 
-    def __init__(self, module: nn.Module, autocast: Callable[[], AbstractContextManager]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.module, self.autocast = module, autocast
+        self.model, self.view = model, (model,)  # in a tuple, so that it is no part of this one
 
     def forward(self, *inputs, **options) -> object:
-        with self.autocast():
-            return self.module(*inputs, **options)
+        return self.view[0](*inputs, **options)

@@ -72,8 +72,8 @@ def fit(
     checkpoint: a folder; the run's state is written there, and if it holds one of the same run,
         training goes on from it. acceleration: False computes frozen layers anew in each step
         instead of remembering what comes out of them; the losses are the same.
-    The model is changed by being trained (and moved to the device it is trained on), and in no
-    other way, also when this is interrupted.
+    The model is changed by being trained (and moved to the device it is trained on), and is then in
+    eval mode, without gradients; in no other way, also when this is interrupted.
     Raises ValueError for a missing column, an unknown label, an empty frame, the checkpoint of
     another run; TypeError for what is no scheduler or callback; FloatingPointError for a loss that
     is not a number. Taught in notebook 02, section 2.
@@ -162,7 +162,6 @@ class Run:
         self.clip_norm, self.validates = clip_norm, data.validates
         self.steps_per_epoch = data.steps_per_epoch
         self.total_steps = epochs * data.steps_per_epoch
-        self.unchanged_from, self.unchanged_until = 0, self.total_steps
         self.optimizer = optimizer if optimizer is not None else default_optimizer(model)
         # What the caller's optimizer is like is given back when training ends.
         self.groups_before = [(group, dict(group)) for group in self.optimizer.param_groups]
@@ -227,8 +226,8 @@ class Run:
         if not {id(p) for p in self.learning} <= before:
             self.check_optimizer()
         self.rate = checks.plain(self.optimizer.param_groups[-1]["lr"])
-        unchanged = self.unchanged_until - self.unchanged_from
-        self.acceleration.begin_step(self.learning, unchanged, self.steps_per_epoch)
+        left = self.total_steps - self.step
+        self.acceleration.begin_step(self.learning, worth_it=left > self.steps_per_epoch)
         # Seeded anew each step: dropout depends on seed, step, process, so that going on is exact.
         # (The hash of whole numbers is the same in every Python.)
         seed = hash((self.data.seed, self.step, self.processes.rank)) % 2**63
@@ -262,9 +261,10 @@ class Run:
         """Losses and logits of some rows, from the model or a view of it that skips the cached."""
         inputs = self.model.encoder.collate([self.data.ids[i] for i in rows])
         view = self.acceleration.view(rows, inputs)
-        module = self.processes.wrapped(view, self.autocast, self.learning)
+        module = self.processes.averaging(self.model, view, self.learning)
         labels = {name: t.to(inputs[0].device) for name, t in self.data.truth(rows).items()}
-        output = module(*inputs, labels=labels)
+        with self.autocast():
+            output = module(*inputs, labels=labels)
         self.acceleration.give_back(view)  # attributes that a subclass's forward has set
         return output
 

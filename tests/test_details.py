@@ -363,7 +363,7 @@ def test_processes_record_the_mean_of_their_losses():
         run = training.Run(
             model, None, mtst.warmup_linear, 2, data, several, (), "float32", 1.0, True
         )
-        assert (run.unchanged_from, run.unchanged_until, run.step, run.epoch) == (0, 4, 0, 0)
+        assert (run.total_steps, run.step, run.epoch) == (4, 0, 0)
         run.show_progress(False)
         for _ in range(2):
             losses = {

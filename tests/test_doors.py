@@ -231,10 +231,6 @@ def test_a_pooling_of_ones_own_is_saved_by_its_name(tmp_path, monkeypatch):
     assert mtst.SentenceEncoder.from_pretrained(tmp_path).pooling == "second"
     with pytest.raises(ValueError, match="second"):  # and not silently the mean
         SentenceTransformer(str(tmp_path), device="cpu")
-    # As this package once wrote it: no flag, and a file of its own.
-    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": false}')
-    (tmp_path / "sentence_encoder.json").write_text('{"pooling": "second"}')
-    assert mtst.SentenceEncoder.from_pretrained(tmp_path).pooling == "second"
 
 
 def test_saving_over_another_folder_leaves_nothing_of_it(tmp_path):

@@ -734,7 +734,6 @@ def freezing_one_block_and_unfreezing_another_of_the_same_size():
         def on_start(self, run):
             self.blocks = run.model.encoder.backbone.encoder.layer
             mtst.freeze(run.model.encoder.backbone)
-            run.unchanged_until = 0
 
         def before_step(self, run):
             for i, block in enumerate(self.blocks):

@@ -415,6 +415,23 @@ def test_a_model_in_pieces_is_refused_in_every_process(tmp_path):
             assert told[f"{kind}: as before"]
 
 
+def test_in_two_processes_what_a_forward_sets_on_the_model_stays(tmp_path):
+    run_forked(two_processes.launch, two_processes.write_calls, tmp_path)
+    for rank in (0, 1):
+        calls, steps, finite = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert calls == steps == 24
+        assert finite
+
+
+def test_two_processes_that_find_different_checkpoints_say_so(tmp_path):
+    """As on two hosts that share no folder: they would go on from different steps, and wait."""
+    run_forked(two_processes.launch, two_processes.write_disagreement, tmp_path)
+    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert [text.partition(", and others are not")[0] for text in told] == [
+        f"checkpoint: this process is at step {step}" for step in (2, 0)
+    ]
+
+
 ROOT = __file__.rpartition("/tests/")[0]
 
 

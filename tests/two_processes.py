@@ -1,5 +1,6 @@
 """Train the small task in processes that share the work; for test_training.py, run by forked.py."""
 
+import contextlib
 import json
 
 import small
@@ -60,6 +61,45 @@ def write_refusals(folder):
             except ValueError as error:
                 told[kind] = str(error)
         told[f"{kind}: as before"] = all(map(torch.equal, model.parameters(), weights))
+    (folder / f"{rank}.json").write_text(json.dumps(told))
+
+
+class Counting(mtst.MultiTaskModel):
+    """Its forward sets an attribute on itself."""
+
+    def forward(self, *inputs, **options):
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().forward(*inputs, **options)
+
+
+def write_calls(folder):
+    """How often a subclass's forward says it was called, on a filled cache, and in bfloat16."""
+    model = Counting(small.model(dropout=0).encoder, small.model().tasks.values())
+    mtst.freeze(model.encoder)
+    options = {"epochs": 3, "batch_size": 8, "precision": "bfloat16", "progress": False}
+    history = mtst.fit(model, small.frame(), **options)
+    finite = bool(history.loss.notna().all())
+    (folder / f"{Processes().rank}.json").write_text(
+        json.dumps([model.calls, len(history), finite])
+    )
+
+
+def write_disagreement(folder):
+    """What each process is told whose checkpoint stands in a folder of its own."""
+
+    class Interruption:
+        def after_epoch(self, run):
+            if run.epoch == 1:
+                raise KeyboardInterrupt
+
+    rank, told = Processes().rank, "nothing"
+    options = {"epochs": 3, "checkpoint": folder / str(rank), "progress": False}
+    with contextlib.suppress(KeyboardInterrupt):
+        mtst.fit(small.model(), small.frame(), callbacks=[Interruption()], **options)
+    try:
+        mtst.fit(small.model(), small.frame(), callbacks=[Interruption()], **options)
+    except ValueError as error:
+        told = str(error)
     (folder / f"{rank}.json").write_text(json.dumps(told))
 
 
