@@ -159,7 +159,7 @@ class FrozenPrefix:
     def _run_below(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What enters the lowest learning block [B, T, H]: the output of those below it alone."""
         below = self._backbone_of(self._blocks()[: self.depth - 1])
-        return below(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return below(input_ids=input_ids, attention_mask=attention_mask)[0]
 
     def _blocks(self) -> list[tuple[str, nn.Module]]:
         """The backbone's blocks with their names, from the input up."""
