@@ -585,7 +585,6 @@ def test_the_gap_and_the_curve(tiny, monkeypatch):
     (row,) = findings.findings("toy", DEFAULT).to_dict("records")
     assert row["effect"] == pytest.approx(20)
     assert findings.curve(study, DEFAULT, 16, "A").loc[1].to_dict() == {0.5: 0.6, 1.0: 0.51}
-    assert findings.more_training(study, DEFAULT, 16, "A")[0] == pytest.approx(-9.5)
     monkeypatch.setattr(findings, "STUDIES", {"toy": study})
     assert findings.ledger(DEFAULT).p.tolist() == [row["p"]]
 

@@ -9,7 +9,6 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from mtst_utils.experiments.intervals import (
     accuracy_of,
     apart,
-    bootstrap_difference,
     bootstrap_score,
     macro_f1_of,
     of_seeds,
@@ -37,25 +36,6 @@ def test_bootstrap_is_the_bootstrap_over_rows():
     slow = np.percentile([macro_f1_of(table) for table in tables], [2.5, 97.5])
     assert value == pytest.approx(f1_score(TRUTH, GUESS, average="macro"))
     assert [low, high] == pytest.approx(slow, abs=0.005)
-
-
-def test_paired_difference_is_narrower_than_two_intervals():
-    close = np.where(RNG.random(600) < 0.9, GUESS, TRUTH)
-    value, low, high = bootstrap_difference(TRUTH, close, GUESS)
-    assert value == pytest.approx(
-        f1_score(TRUTH, close, average="macro") - f1_score(TRUTH, GUESS, average="macro")
-    )
-    assert 0 < low < value < high
-    _, single_low, single_high = bootstrap_score(TRUTH, GUESS)
-    assert high - low < (single_high - single_low) / 2
-
-
-def test_difference_changes_sign_with_order_and_takes_words():
-    names = np.array(["no", "so", "yes"])
-    a = bootstrap_difference(names[TRUTH], names[GUESS], names[OTHER], accuracy_of)
-    b = bootstrap_difference(names[TRUTH], names[OTHER], names[GUESS], accuracy_of)
-    assert a[0] == -b[0] > 0
-    assert a[0] == pytest.approx(accuracy_score(TRUTH, GUESS) - accuracy_score(TRUTH, OTHER))
 
 
 def test_wilson_and_t():

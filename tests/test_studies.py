@@ -46,22 +46,6 @@ def test_a_finished_run_is_never_run_again(tmp_path, monkeypatch):
     assert calls[-1] == 0
 
 
-def test_with_intervals():
-    rows = pd.DataFrame(
-        {
-            "backbone": "b",
-            "setting": "s",
-            "seed": 0,
-            "n": 1,
-            "value": [0.5, 0.4, 0.6, 9],
-            "metric": ["a, b", "a, b, low", "a, b, high", "c"],
-        }
-    )
-    table = results.with_intervals(rows).set_index("metric")
-    assert table.loc["a, b", ["value", "low", "high"]].tolist() == [0.5, 0.4, 0.6]
-    assert table.loc["c", "value"] == 9
-
-
 def test_human_row_of_the_paper(corpus):
     """Hutto & Gilbert 2014, table 4: r and F1 of one human rater, on the whole corpus."""
     table = baselines.human_scores(corpus, mtst.load_human_ratings())

@@ -633,14 +633,6 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def verdict_of(
-    table: pd.DataFrame, number: int, backbone: str = DEFAULT, corpus: str = RATED
-) -> str:
-    """A claim's verdict on a backbone and a corpus."""
-    here = (table.backbone == backbone) & (table.corpus == corpus)
-    return table[(table.number == number) & here].verdict.iloc[0]
-
-
 def main() -> None:
     measured().to_csv(LEDGER, index=False)
     table = ledger()

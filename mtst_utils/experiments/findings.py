@@ -21,7 +21,6 @@ from mtst_utils.experiments.intervals import (
     macro_f1_of,
     of_seeds,
     seeds_needed,
-    t_interval,
     two_way,
 )
 from mtst_utils.experiments.registry import STUDIES, chosen, declared, tuned
@@ -100,14 +99,6 @@ def curve(study: Study, backbone: str, n: int, arm: str) -> pd.DataFrame:
     return pd.DataFrame({seed: found["curve"] for seed, found in rows.items()}).T.rename(
         columns=float
     )
-
-
-def more_training(study: Study, backbone: str, n: int, arm: str) -> tuple[float, float, float]:
-    """Does more training hurt? The score at the end minus that after half of the steps, by seed:
-    mean and its t interval over seeds alone, in points.
-    """
-    found = curve(study, backbone, n, arm)
-    return t_interval(100 * (found[1.0] - found[0.5]))
 
 
 COSTS = ("seconds", "memory")  # compared as ratios, from the details of the rows

@@ -51,20 +51,6 @@ def bootstrap_score(truth, predicted, score=macro_f1_of, resamples=2000, seed=0)
     return float(score(table)), float(low), float(high)
 
 
-def bootstrap_difference(truth, a, b, score=macro_f1_of, resamples=2000, seed=0):
-    """score(a) - score(b) for two predictions of the same rows, with its paired bootstrap interval:
-    (value, low, high).
-    """
-    labels = sorted(set(truth) | set(a) | set(b))
-    truth, a, b = (pd.Categorical(x, categories=labels).codes.astype(int) for x in (truth, a, b))
-    k = len(labels)
-    cells = np.bincount((truth * k + a) * k + b, minlength=k**3)
-    drawn = np.random.default_rng(seed).multinomial(cells.sum(), cells / cells.sum(), resamples)
-    drawn = np.concatenate([cells[None], drawn]).reshape(-1, k, k, k)
-    difference = score(drawn.sum(3)) - score(drawn.sum(2))
-    return float(difference[0]), *(float(x) for x in np.percentile(difference[1:], [2.5, 97.5]))
-
-
 def t_interval(values):
     """Mean over seeds with its t interval: (mean, low, high). Paired comparisons pass the
     differences, seed by seed.

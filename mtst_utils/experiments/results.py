@@ -44,18 +44,6 @@ def load(study, backbone=None):
     return rows if backbone is None else rows[rows.backbone == backbone]
 
 
-def with_intervals(rows):
-    """Result rows as one row per (backbone, setting, seed, metric) with the columns value, low,
-    high (95 %).
-    """
-    parts = rows.metric.str.extract(r"^(.*?)(?:, (low|high))?$")
-    keys = ["backbone", "setting", "seed", "n", "metric"]
-    wide = rows.assign(metric=parts[0], part=parts[1].fillna("value")).pivot(
-        index=keys, columns="part", values="value"
-    )
-    return wide.reset_index()[[*keys, "value", "low", "high"]]
-
-
 def means(study, metrics, backbone=DEFAULT):
     """One row per setting and metric: setting, metric, value (mean over seeds), low, high (95 % t
     interval), seeds.
