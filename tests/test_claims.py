@@ -301,3 +301,15 @@ def test_what_readmes_findings_say_without_an_interval_follows_from_the_ledger()
         assert decay.row_verdict == "does not hold"
     copied = row("MiniLM", "MiniLM, 2e-5", "sentiment macro F1", 200, first)
     assert f"the same 200 sentences end {copied.effect:.0f} points lower" in text
+
+
+def test_a_claim_by_hand_as_data_readme_shows_it(monkeypatch, capsys):
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "data" / "README.md").read_text(), re.DOTALL
+    )
+    monkeypatch.chdir(ROOT)
+    exec(compile(example, "data/README.md", "exec"), {})
+    rows = LEDGER.query("study == 'tasks' and n == 3000 and arm == 'joint'").set_index("metric")
+    printed = float(capsys.readouterr().out)
+    assert printed == pytest.approx(rows.effect["sentiment macro F1"], abs=1e-4)
+    assert f"{printed:.1f}" == "-0.9"

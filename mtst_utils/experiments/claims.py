@@ -440,6 +440,15 @@ def ledger() -> pd.DataFrame:
     return pd.read_csv(LEDGER, keep_default_na=False, na_values=[""])
 
 
+def differences(row) -> np.ndarray:
+    """What each seed of a row of the ledger gave, where its metric is a score: in the row's unit."""
+    if row.tuned == "yes":
+        arms = int(row.n), row.arm, row.rival, row.metric
+        return findings.by_seed(row.study, row.backbone, *arms)
+    where = {"backbone": row.backbone, "unit": row.unit}
+    return Quantity(row.study, row.arm, row.rival, row.metric, **where).differences().to_numpy()
+
+
 def measured() -> pd.DataFrame:
     """The ledger from the committed rows: of `family`, the 26 claims."""
     table = family()
