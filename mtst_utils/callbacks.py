@@ -181,7 +181,9 @@ class EarlyStopping(Callback):
             raise ValueError(
                 "EarlyStopping needs validation sentences: fit(model, train, valid, ...)"
             )
-        nothing = np.empty(0, int)  # every kind of task has its scores' names without a label, too
+        nothing: np.ndarray = np.empty(
+            0, int
+        )  # every kind of task has its scores' names without a label, too
         self._check_metric(
             f"{name} {score}"
             for name, task in run.model.tasks.items()

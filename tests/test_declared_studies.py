@@ -714,13 +714,7 @@ def test_rates_over_time_are_matched_and_constant_after_the_first_epoch(tiny, mo
         details = {"curve": {1: score, 2: score + 0.1}, "area": score, "rise": 0.1, "kept": 0.5}
         valid = dict.fromkeys(over_time.OVER_TIME.validation, score)
         records.keep(kept | own | valid | {"details": records.compact(details)})
-        own |= {"arm": "decay 0.8"} | dict.fromkeys(valid, score + 0.02)
-        records.keep(kept | own | {"details": records.compact(details | {"rise": 0.2})})
     assert over_time.tuning("decay 1").loc[1e-4].to_dict() == pytest.approx({1: 50, 2: 60})
-    beside = over_time.at_equal_rates("decay 0.8", "decay 1")
-    assert beside.index.tolist() == [1000, 1001]
-    expected = [2, 2, 0, 10, 0]  # both scores, area, rise, kept
-    assert beside.loc[1000].tolist() == pytest.approx(expected)
     course = over_time.course(records.rows_of("over_time").query("arm == 'decay 1'"))
     assert course.x.tolist() == [1, 2]
     assert course.value.tolist() == pytest.approx([50, 60])

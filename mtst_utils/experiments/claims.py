@@ -412,6 +412,7 @@ BESIDE = {  # what is tested beside the claims, by its name in the declarations
     "late, not less": "All layers at once, later, are ahead of a shorter training from the start",
     "profile": "Gradual unfreezing is ahead of fixed rates of about its profile",
     "partner": "Sentiment loses nothing by what it shares its encoder with",
+    "training": "Fine-tuning is ahead of frozen features, the mean pooled in both",
     "model": "The larger model is ahead, each tuned",
     "recipe": "A tuned recipe is ahead of one that is copied",
     "drift": "Gradual unfreezing stays nearer to the pretrained encoder",
@@ -441,7 +442,7 @@ def ledger() -> pd.DataFrame:
 
 
 def differences(row) -> np.ndarray:
-    """What each seed of a row of the ledger gave, where its metric is a score: in the row's unit."""
+    """What each seed of a ledger's row gave, in its unit; the row's metric is a score."""
     if row.tuned == "yes":
         arms = int(row.n), row.arm, row.rival, row.metric
         return findings.by_seed(row.study, row.backbone, *arms)

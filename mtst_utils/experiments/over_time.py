@@ -111,20 +111,6 @@ def tuning(arm: str, n: int = 500, of: str = "curve") -> pd.DataFrame:
     return by_epoch(rows, of).groupby(rates).mean()
 
 
-def at_equal_rates(arm: str, rival: str, n: int = 500) -> pd.DataFrame:
-    """arm - rival at the same mean rate, averaged over the rates that both have tried: a row a
-    tuning seed; validation scores in points, rise and kept in hundredths.
-    """
-    rows = records.rows_of("over_time").query("phase == 'tune' and n == @n").copy()
-    for name in ("area", "rise", "kept"):
-        rows[name] = [json.loads(text)[name] for text in rows.details]
-    columns = [*OVER_TIME.validation, "area", "rise", "kept"]
-    arms = (
-        rows[rows.arm == name].set_index(["settings", "seed"])[columns] for name in (arm, rival)
-    )
-    return 100 * pd.DataFrame.sub(*arms).dropna().groupby("seed").mean()
-
-
 def course(rows: pd.DataFrame, of: str = "curve") -> pd.DataFrame:
     """Final runs as `plots.bands` draws them: an arm a series, an epoch an x, the mean over seeds
     with its 95 % t interval.

@@ -259,11 +259,16 @@ POOLING = Study(
     corpus=RATED,
     arms={f"trained, {name}": Arm(partial(trained, pooling=name), _RATES, name) for name in _MASKED}
     | {f"frozen, {name}": Arm(partial(frozen, pooling=name), _SEARCH, name) for name in POOL},
-    comparisons=tuple(
-        Comparison("3", f"{how}, mean", f"{how}, {name}", "no loss", source="the reference text")
-        for how, names in (("trained", _MASKED), ("frozen", POOL))
-        for name in names
-        if name != "mean"
+    comparisons=(
+        *(
+            Comparison(
+                "3", f"{how}, mean", f"{how}, {name}", "no loss", source="the reference text"
+            )
+            for how, names in (("trained", _MASKED), ("frozen", POOL))
+            for name in names
+            if name != "mean"
+        ),
+        Comparison("training", "trained, mean", "frozen, mean", "gain", later=True),
     ),
     metric="sentiment macro F1",
     validation=("valid sentiment macro F1",),
