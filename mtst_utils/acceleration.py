@@ -20,18 +20,18 @@ class Acceleration:
         self,
         model,
         ids: list[list[int]],
+        share: int,
         autocast: Callable[[], AbstractContextManager],
         enabled: bool = True,
     ) -> None:
         self.model = model
-        self.known: tuple[list[int], int] | None = None
-        self.prefix = FrozenPrefix(model, ids, autocast) if enabled else None
+        self.known: tuple[list[int], list] | None = None
+        self.prefix = FrozenPrefix(model, ids, share, autocast) if enabled else None
 
     def begin_step(self, learning: list[Tensor], worth_it: bool) -> None:
         """Fill the cache if other parameters learn than before, and it pays.
 
-        learning: what learns now. worth_it: more than an epoch is left, which is what filling
-        costs.
+        learning: what learns now.
         """
         if self.prefix is None:
             return
@@ -39,6 +39,16 @@ class Acceleration:
         if now != self.known:
             self.known = now
             self.prefix.update(worth_it)
+
+    def state_dict(self) -> dict[str, int]:
+        """What a run that goes on must know, to fill the cache where the first one did."""
+        prefix = self.prefix
+        return {} if prefix is None else {"in_vain": prefix.in_vain, "answers": prefix.answers}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Take up what `state_dict` gave."""
+        if self.prefix is not None:
+            self.prefix.in_vain, self.prefix.before = bool(state["in_vain"]), state["answers"]
 
     def view(self, rows: list[int], inputs: tuple[Tensor, Tensor]) -> nn.Module:
         """The module to call for these rows: the model, or a view that skips what is cached."""

@@ -35,6 +35,8 @@ def fingerprint(run, valid: pd.DataFrame | None, **settings) -> dict:
     """
     model, encoder = run.model, run.model.encoder
     config = encoder.backbone.config.to_dict()
+    for where in ("_name_or_path", "transformers_version"):  # from where, and not what
+        config.pop(where, None)
     dropout = [part.p for part in model.modules() if isinstance(part, nn.Dropout)]
     facts = settings | {
         "precision": run.precision,
@@ -47,7 +49,8 @@ def fingerprint(run, valid: pd.DataFrame | None, **settings) -> dict:
             name: {key: sorted(v) if isinstance(v, set) else v for key, v in lora.to_dict().items()}
             for name, lora in getattr(encoder.backbone, "peft_config", {}).items()
         },
-        "dropout": [dropout, {name: value for name, value in config.items() if "drop" in name}],
+        "dropout": [dropout, {name: config.pop(name) for name in [*config] if "drop" in name}],
+        "architecture": config,
         "tasks": [[repr(task), _settings_of(task)] for task in model.tasks.values()],
         "optimizer": _optimizer_of(run),
         "scheduler": _schedule_of(run.scheduler, run.total_steps),
@@ -184,6 +187,7 @@ class Checkpoint:
             "model": run.model.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "scheduler": run.scheduler.state_dict(),
+            "acceleration": run.acceleration.state_dict(),
         }
         new = self.path.with_suffix(".new")
         try:
@@ -237,6 +241,7 @@ class Checkpoint:
         state["optimizer"]["param_groups"] = [{**now, **saved} for now, saved in groups]
         run.optimizer.load_state_dict(state["optimizer"])
         run.scheduler.load_state_dict(state["scheduler"])
+        run.acceleration.load_state_dict(state["acceleration"])
         for callback, saved in zip(run.callbacks, state["callbacks"], strict=True):
             if saved:
                 callback.load_state_dict(saved)

@@ -7,7 +7,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 
 import psutil
 import torch
@@ -24,6 +24,7 @@ MEMORY = 0.5  # the most the cache may take, as a share of the memory that is fr
 # ModernBERT, which normalises at the end; nor in who knows what else. Of these a backbone is cached
 # only where it is frozen as a whole.
 IN_PARTS = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet")
+OF_THE_VIEW = ("_modules", "forward", "_forward_hooks", "_forward_pre_hooks")
 # The modules that give a backbone's first hidden states.
 INPUTS = ("embeddings", "embeddings_project")
 
@@ -43,13 +44,18 @@ class FrozenPrefix:
     """
 
     def __init__(
-        self, model, ids: list[list[int]], autocast: Callable[[], AbstractContextManager]
+        self,
+        model,
+        ids: list[list[int]],
+        share: int,
+        autocast: Callable[[], AbstractContextManager],
     ) -> None:
-        self.model, self.ids, self.autocast = model, ids, autocast
+        self.model, self.ids, self.share, self.autocast = model, ids, share, autocast
         self.kind = model.encoder.backbone.config.model_type
         self.depth = 0
         self.cached: Tensor | list[Tensor] | None = None
-        self.written, self.answers, self.in_vain = 0, 0, False
+        self.written: list[tuple] = []
+        self.answers, self.before, self.in_vain = 0, 0, False  # before: an interruption
         self.batch: tuple[list[int], tuple[Tensor, ...]] = [], ()
 
     @cached_property
@@ -70,21 +76,27 @@ class FrozenPrefix:
         depth, written = self._frozen_depth(), self.writes()
         if (depth, written) == (self.depth, self.written) and self.cached is not None:
             return
-        self.in_vain |= self.cached is not None and self.answers < len(self.ids)
-        self.depth, self.written, self.cached, self.answers = depth, written, None, 0
+        self.in_vain |= self.cached is not None and self.answers < self.share
+        self.depth, self.written, self.cached = depth, written, None
+        self.answers, self.before = self.before, 0
         if depth and worth_it and not self.in_vain and self._fits():
             self._fill()
 
-    def writes(self) -> int:
-        """How often the encoder's frozen weights were written to, in all: torch counts it."""
-        frozen = (p for p in self.model.encoder.parameters() if not p.requires_grad)
-        return sum(0 if p.is_inference() else p._version for p in frozen)
+    def writes(self) -> list[tuple]:
+        """Which frozen weights the encoder has, and how often each was written to: torch counts it.
+
+        And how it pools.
+        """
+        encoder = self.model.encoder
+        frozen = (p for p in encoder.parameters() if not p.requires_grad)
+        weights = [(id(p), 0 if p.is_inference() else p._version) for p in frozen]
+        return [*weights, (encoder.pooling, encoder.normalize)]
 
     def view(self, rows: list[int], inputs: tuple[Tensor, Tensor]) -> nn.Module:
         """The module to call with these rows' inputs: the model itself where nothing is cached."""
         if self.cached is None:
             return self.model
-        self.batch = rows, inputs
+        self.batch = rows, (inputs[0].clone(), inputs[1].clone())  # a forward may write into them
         self.answers += len(rows)
         encoder, whole = _twin(self.model.encoder), isinstance(self.cached, Tensor)
         encoder = _without_hooks(encoder) if whole else encoder
@@ -94,20 +106,28 @@ class FrozenPrefix:
     def give_back(self, view: nn.Module) -> None:
         """What a subclass's forward has set on the view, it has set on the model."""
         if view is not self.model:
-            own = {name: value for name, value in vars(view).items() if name != "_modules"}
-            vars(self.model).update(own)
+            for twin, own in ((view.encoder, self.model.encoder), (view, self.model)):
+                kept = {name: v for name, v in vars(twin).items() if name not in OF_THE_VIEW}
+                vars(own).update(kept)
 
-    def _answer(self, input_ids: Tensor, attention_mask: Tensor, **others: Tensor) -> Tensor:
+    def _answer(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
         """The encoder's embeddings [B, H] from the cache, for the sentences of the batch."""
         encoder, (rows, known) = self.model.encoder, self.batch
-        given = input_ids, attention_mask
-        if self.cached is None or others or not all(map(torch.equal, given, known)):
-            # Sentences of the model's own choice.
-            return encoder(input_ids, attention_mask, **others)
-        if isinstance(self.cached, Tensor):  # all is frozen: these are the embeddings
-            return self.cached[torch.tensor(rows)]
-        states = pad_sequence([self.cached[i] for i in rows], batch_first=True)
+        given, cached = (input_ids, attention_mask), self.cached
+        asked = token_type_ids is None and all(map(torch.equal, given, known))
+        if cached is None or not asked:
+            # Sentences of the model's own choice. (The view has the encoder's hooks, or none.)
+            whole = isinstance(cached, Tensor)
+            forward = encoder if whole else partial(type(encoder).forward, encoder)
+            return forward(*given, token_type_ids)
+        if isinstance(cached, Tensor):  # all is frozen: these are the embeddings
+            return cached[torch.tensor(rows)]
+        states = pad_sequence([cached[i] for i in rows], batch_first=True)
         backbone = self._backbone_of(self._blocks()[self.depth - 1 :])
+        for part in self._path_of(backbone):  # they have been called when the cache was filled
+            part._forward_pre_hooks = OrderedDict()
         for name in INPUTS:
             if name in backbone._modules:
                 backbone._modules[name] = _answering(backbone.get_submodule(name), states)
@@ -159,12 +179,19 @@ class FrozenPrefix:
     def _run_below(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What enters the lowest learning block [B, T, H]: the output of those below it alone."""
         below = self._backbone_of(self._blocks()[: self.depth - 1])
+        for part in (below, *self._path_of(below)):  # they will be called when all of it is run
+            part._forward_hooks = OrderedDict()
         return below(input_ids=input_ids, attention_mask=attention_mask)[0]
 
     def _blocks(self) -> list[tuple[str, nn.Module]]:
         """The backbone's blocks with their names, from the input up."""
         path = LAYOUTS[self.kind][0]
         return list(self.model.encoder.backbone.get_submodule(path)._modules.items())
+
+    def _path_of(self, backbone: nn.Module) -> list[nn.Module]:
+        """What lies between a backbone and its blocks: the modules that hold them."""
+        names = LAYOUTS[self.kind][0].split(".")
+        return [backbone.get_submodule(".".join(names[:i])) for i in range(1, len(names) + 1)]
 
     def _backbone_of(self, blocks: list[tuple[str, nn.Module]]) -> nn.Module:
         """The backbone as a view that has these blocks only."""

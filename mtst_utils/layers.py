@@ -136,7 +136,8 @@ class Dense(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         # Small, as heads are: in bfloat16 it would lose digits, and save nothing.
         with torch.autocast(embeddings.device.type, enabled=False):
-            return self.activation(self.linear(embeddings.float()))
+            embeddings = embeddings.to(self.linear.weight.dtype)
+            return self.activation(self.linear(embeddings)).float()
 
 
 def dense_of(model: nn.Module) -> list[Dense]:

@@ -370,8 +370,13 @@ class MultiTaskModel(nn.Module, ModelHubMixin):
             return {name: head(embeddings) for name, head in self.heads.items()}
 
     def total_loss(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """{task: scalar} -> their weighted sum. The one place to change how tasks are combined."""
-        weighted = (self.tasks[name].weight * value for name, value in losses.items())
+        """{task: scalar} -> their weighted sum. The one place to change how tasks are combined.
+
+        Parts of a batch, and processes, add up to the same if it is linear, a constant aside. A
+        loss that is no task's, which a forward has added, has the weight 1.
+        """
+        weights = {name: task.weight for name, task in self.tasks.items()}
+        weighted = (weights.get(name, 1) * value for name, value in losses.items())
         return torch.as_tensor(sum(weighted))  # a tensor, also where there are no losses
 
     def _losses(

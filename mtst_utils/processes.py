@@ -6,6 +6,7 @@ Taught in notebook 02, section 2.
 import os
 from collections.abc import Callable
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor, nn
@@ -35,6 +36,15 @@ class Processes:
         elif not known:  # accelerate would keep the device for whatever comes after this training
             PartialState._shared_state.clear()
 
+    def share(self, model: nn.Module) -> None:
+        """Every process begins with the first one's weights."""
+        if self.size > 1:
+            with torch.no_grad():
+                for tensor in model.state_dict().values():
+                    whole = tensor.contiguous()
+                    torch.distributed.broadcast(whole, 0)
+                    tensor.copy_(whole)
+
     def averaging(self, model: nn.Module, view: nn.Module, learning: list[Tensor]) -> Callable:
         """The view, to be called: of several processes the gradients of what learns are averaged.
 
@@ -46,7 +56,8 @@ class Processes:
         if learning_ids != self._learning_ids:
             self._learning_ids = learning_ids
             # Each has parts without a gradient: a task it has no label of, the backbone's pooler.
-            self._averaging = DistributedDataParallel(_Calls(model), find_unused_parameters=True)
+            options = {"find_unused_parameters": True, "init_sync": False}  # shared already
+            self._averaging = DistributedDataParallel(_Calls(model), **options)
         self._averaging.module.view = (view,)
         return self._averaging
 

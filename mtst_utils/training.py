@@ -84,6 +84,7 @@ def fit(
     division = {"rank": processes.rank, "size": processes.size, "parts": parts}
     data = TrainingData(model, train, batch_size, seed, **division, valid=valid)
     model.to(processes.device)
+    processes.share(model)
     how = precision, clip_norm, acceleration
     run = Run(model, optimizer, scheduler, epochs, data, processes, callbacks, *how)
     settings = {"epochs": epochs, "batch_size": batch_size, "parts": parts, "seed": seed}
@@ -171,7 +172,8 @@ class Run:
         self.learning: list[Tensor] = []  # set in every step, as is the rate
         self.rate = 0.0
         self.history: list[dict[str, float]] = []
-        self.acceleration = Acceleration(model, data.ids, self.autocast, acceleration)
+        share = len(data.ids) // processes.size  # of the sentences, in every process
+        self.acceleration = Acceleration(model, data.ids, share, self.autocast, acceleration)
         self.progress = tqdm(disable=True)
 
     @contextlib.contextmanager
@@ -226,8 +228,9 @@ class Run:
         if not {id(p) for p in self.learning} <= before:
             self.check_optimizer()
         self.rate = checks.plain(self.optimizer.param_groups[-1]["lr"])
-        left = self.total_steps - self.step
-        self.acceleration.begin_step(self.learning, worth_it=left > self.steps_per_epoch)
+        # Filling the cache costs an epoch. (Not "is left": a resumed run must do as the first one.)
+        worth_it = self.total_steps > self.steps_per_epoch
+        self.acceleration.begin_step(self.learning, worth_it)
         # Seeded anew each step: dropout depends on seed, step, process, so that going on is exact.
         # (The hash of whole numbers is the same in every Python.)
         seed = hash((self.data.seed, self.step, self.processes.rank)) % 2**63
@@ -280,9 +283,11 @@ class Run:
         for name, value in output.losses.items():
             weight = self.data.weight_in_batch(self.model, name, rows, batch)
             losses[name] = value * weight * self.processes.size  # processes are averaged
-        rest = output.loss - self.model.total_loss(output.losses)  # what a forward has added
+        # What a forward has added, or total_loss by itself, counts as much as the part is large.
+        rest = output.loss - self.model.total_loss(output.losses)
+        alone = self.model.total_loss({name: 0 * value.detach() for name, value in losses.items()})
         share = len(rows) / len(batch.rows) * self.processes.size
-        return losses, self.model.total_loss(losses) + rest * share
+        return losses, self.model.total_loss(losses) - alone + (rest + alone) * share
 
     def finite_means(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         """The numbers, averaged over processes.

@@ -115,13 +115,8 @@ def test_early_stopping_goes_on_from_a_checkpoint(tmp_path, monkeypatch, at):
 def test_early_stopping_says_what_it_needs():
     with pytest.raises(ValueError, match="needs validation sentences"):
         fit(small.model(), callbacks=[mtst.EarlyStopping("animal macro F1")])
-    model, before = small.model(), small.model().state_dict()
     with pytest.raises(ValueError, match=r"metric must be one of \['animal accuracy', .*got 'f1'"):
-        fit(model, FRAME, callbacks=[mtst.EarlyStopping("f1")])
-    assert same(model.state_dict(), before)  # at once, and not after an epoch
-    half = FRAME.drop(columns="animal")  # its task is known, and has no validation labels
-    with pytest.raises(ValueError, match=r"one of \['letter accuracy', 'letter macro F1'\]; got"):
-        fit(small.model(), half, callbacks=[mtst.EarlyStopping("animal macro F1")])
+        fit(small.model(), FRAME, callbacks=[mtst.EarlyStopping("f1")])
     with pytest.raises(ValueError, match="patience must be a whole number of epochs, 1 or more"):
         mtst.EarlyStopping("animal macro F1", patience=0)
 

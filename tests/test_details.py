@@ -358,7 +358,7 @@ def test_processes_record_the_mean_of_their_losses():
     data = frames.TrainingData(model, FRAME, batch_size=32, seed=0)
     for factor in (1, 10):
         several = SimpleNamespace(
-            device=CPU, is_main=True, mean=lambda values, factor=factor: values * factor
+            device=CPU, is_main=True, size=1, mean=lambda values, factor=factor: values * factor
         )
         run = training.Run(
             model, None, mtst.warmup_linear, 2, data, several, (), "float32", 1.0, True

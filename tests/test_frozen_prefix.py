@@ -195,3 +195,115 @@ def test_model_is_whole_afterwards_even_when_interrupted():
         fresh = model_of("bert")
         fresh.load_state_dict(model.state_dict())
         assert model.predict(texts).equals(fresh.predict(texts))
+
+
+class WordDropout(mtst.MultiTaskModel):
+    def forward(self, input_ids, attention_mask, labels=None):
+        if labels is not None:
+            input_ids[:, 1] = 1  # in place
+        return super().forward(input_ids, attention_mask, labels)
+
+
+class TokenTypesByPosition(mtst.MultiTaskModel):
+    def forward(self, input_ids, attention_mask, labels=None):
+        self.encoder(input_ids, attention_mask, torch.zeros_like(input_ids))
+        return super().forward(input_ids, attention_mask, labels)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize("kind", [WordDropout, TokenTypesByPosition])
+def test_a_forward_that_gives_the_encoder_other_inputs(kind, depth):
+    losses = []
+    for acceleration in (True, False):
+        plain = model_of("bert", depth)
+        model = kind(plain.encoder, plain.tasks.values())
+        model.heads = plain.heads
+        losses.append(fit(model, acceleration=acceleration).loss.to_numpy())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("where", ["backbone", "backbone.encoder", ""])
+@pytest.mark.parametrize("before", [False, True])
+def test_hooks_act_once_whatever_is_cached(where, before):
+    """Of the backbone, of what holds its blocks, of the encoder: what goes in, what comes out."""
+
+    def scaled(value):
+        return value * 0.7 if torch.is_tensor(value) and value.is_floating_point() else value
+
+    def on_input(module, given):
+        return tuple(map(scaled, given))
+
+    def on_output(module, given, output):
+        if torch.is_tensor(output):
+            return scaled(output)
+        output.last_hidden_state = scaled(output.last_hidden_state)
+        return output
+
+    losses = []
+    for acceleration in (True, False):
+        model = model_of("bert", 1)
+        part = model.encoder.get_submodule(where)
+        if before:
+            part.register_forward_pre_hook(on_input)
+        else:
+            part.register_forward_hook(on_output)
+        losses.append(fit(model, acceleration=acceleration).loss.to_numpy())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_what_a_forward_sets_on_the_encoder_stays():
+    class Counting(mtst.MultiTaskModel):
+        def forward(self, *inputs, **options):
+            self.encoder.calls = getattr(self.encoder, "calls", 0) + 1
+            return super().forward(*inputs, **options)
+
+    plain = model_of("bert", 0)
+    model = Counting(plain.encoder, plain.tasks.values())
+    steps = len(fit(model))
+    assert model.encoder.calls == steps
+
+
+@pytest.mark.parametrize("change", ["a new parameter", "another pooling"])
+def test_what_changes_below_is_noticed(change):
+    class Changing:
+        def before_step(self, run):
+            if run.step == 12:
+                encoder = run.model.encoder
+                if change == "another pooling":
+                    encoder.pooling = "max"
+                else:
+                    table = encoder.backbone.embeddings.word_embeddings
+                    table.weight = torch.nn.Parameter(table.weight * 2, requires_grad=False)
+
+    models = [model_of("bert", 0) for _ in range(2)]
+    cached = fit(models[0], callbacks=[Changing()])
+    plain = fit(models[1], callbacks=[Changing()], acceleration=False)
+    assert cached.loss.to_numpy() == pytest.approx(plain.loss.to_numpy(), abs=1e-5)
+
+
+def test_an_interrupted_run_fills_the_cache_where_the_first_one_did(tmp_path, monkeypatch):
+    """Also in the last epoch, and where layers take turns: the numbers are the same to the bit."""
+    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", -1)
+
+    class Interruption:
+        _armed = True
+
+        def before_step(self, run):
+            for block in run.model.encoder.backbone.encoder.layer[:1]:
+                (mtst.unfreeze if run.step in (9, 10, 11) else mtst.freeze)(block)
+            if run.step == 22 and self._armed:
+                self._armed = False
+                raise KeyboardInterrupt
+
+    callback, models = Interruption(), [model_of("mpnet", 1) for _ in range(3)]
+
+    def trained(model, **options):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        fit(model, callbacks=[callback], optimizer=optimizer, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(models[0], checkpoint=tmp_path)
+    trained(models[1], checkpoint=tmp_path)
+    trained(models[2])
+    for a, b in zip(models[1].parameters(), models[2].parameters(), strict=True):
+        assert torch.equal(a, b)

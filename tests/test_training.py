@@ -418,9 +418,10 @@ def test_a_model_in_pieces_is_refused_in_every_process(tmp_path):
 def test_in_two_processes_what_a_forward_sets_on_the_model_stays(tmp_path):
     run_forked(two_processes.launch, two_processes.write_calls, tmp_path)
     for rank in (0, 1):
-        calls, steps, finite = json.loads((tmp_path / f"{rank}.json").read_text())
+        calls, steps, finite, seen = json.loads((tmp_path / f"{rank}.json").read_text())
         assert calls == steps == 24
         assert finite
+        assert seen == 64  # each sentence once in all three epochs: the cache is filled, and kept
 
 
 def test_two_processes_that_find_different_checkpoints_say_so(tmp_path):
@@ -430,6 +431,51 @@ def test_two_processes_that_find_different_checkpoints_say_so(tmp_path):
     assert [text.partition(", and others are not")[0] for text in told] == [
         f"checkpoint: this process is at step {step}" for step in (2, 0)
     ]
+
+
+class Kendall(mtst.MultiTaskModel):
+    """Learned weights, whose total has a term that is no task's loss."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.log_variances = torch.nn.Parameter(torch.full((2,), 0.3))
+
+    def total_loss(self, losses):
+        pairs = zip(self.log_variances, losses.values(), strict=True)
+        return sum((-s).exp() * value + s for s, value in pairs)
+
+
+class Small(mtst.MultiTaskModel):
+    """A loss under a name of its own."""
+
+    def forward(self, *inputs, **options):
+        output = super().forward(*inputs, **options)
+        if output.losses is not None:
+            output.losses["size"] = output.embeddings.square().mean()
+            output.loss = output.loss + output.losses["size"]
+        return output
+
+
+@pytest.mark.parametrize("kind", [Kendall, Small])
+def test_parts_of_a_batch_add_up_whatever_the_total_is(kind):
+    last = []
+    for parts in (1, 2, 4):
+        plain = small.model(dropout=0)
+        model = kind(plain.encoder, plain.tasks.values())
+        model.heads = plain.heads
+        options = {"epochs": 2, "batch_size": 8, "precision": "float32", "progress": False}
+        last.append(mtst.fit(model, small.frame(), parts=parts, **options).loss.iloc[-1])
+    assert last == pytest.approx([last[0]] * 3, abs=1e-4)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    """Whose weights are of the same shapes: more, and narrower, heads of attention."""
+    options = {"epochs": 1, "batch_size": 8, "checkpoint": tmp_path, "progress": False}
+    mtst.fit(small.model(), small.frame(), **options)
+    other = small.model()
+    other.encoder.backbone.config.num_attention_heads *= 2
+    with pytest.raises(ValueError, match=r"is of another run \(architecture differ\)"):
+        mtst.fit(other, small.frame(), **options)
 
 
 ROOT = __file__.rpartition("/tests/")[0]

@@ -77,11 +77,17 @@ def write_calls(folder):
     model = Counting(small.model(dropout=0).encoder, small.model().tasks.values())
     mtst.freeze(model.encoder)
     options = {"epochs": 3, "batch_size": 8, "precision": "bfloat16", "progress": False}
+    seen = 0
+
+    def count(module, inputs, output):
+        nonlocal seen
+        seen += len(inputs[0])
+
+    model.encoder.backbone.encoder.layer[0].register_forward_hook(count)
     history = mtst.fit(model, small.frame(), **options)
     finite = bool(history.loss.notna().all())
-    (folder / f"{Processes().rank}.json").write_text(
-        json.dumps([model.calls, len(history), finite])
-    )
+    found = [model.calls, len(history), finite, seen]
+    (folder / f"{Processes().rank}.json").write_text(json.dumps(found))
 
 
 def write_disagreement(folder):
