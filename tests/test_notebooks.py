@@ -398,6 +398,53 @@ WRONG = [
     return (tokens * weights).sum(1) / weights.sum(1)""",
     ),
     ("batches", "def batches(lengths, budget):\n    return [[i] for i in range(len(lengths))]"),
+    ("choose_k", "def choose_k(x, y, options):\n    return options[0]"),
+    ("choose_k", "def choose_k(x, y, options):\n    return options[1]"),
+    ("choose_k", "def choose_k(x, y, options):\n    return max(options)"),
+    ("growth", "def growth(classes, dimension, encoder_parameters):\n    return 2695 / 22_565_376"),
+    (
+        "equal_pulls",
+        """def equal_pulls(a, b):
+    one, two = a.norm().item(), b.norm().item()
+    return 2 * two / (two - one), 2 * one / (one - two)""",
+    ),
+    (
+        "guarded",
+        """def guarded(logits, truth):
+    if (truth == -100).all():
+        return 0
+    return torch.nn.functional.cross_entropy(logits, truth, ignore_index=-100)""",
+    ),
+    (
+        "is_upside_down",
+        """def is_upside_down(groups):
+    rates = mtst.lr_table(groups).lr[:-1]
+    return bool((rates.diff() < 0).any())""",
+    ),
+    (
+        "straight_line",
+        """def straight_line(groups, lowest):
+    names = list(dict.fromkeys(group["layer"] for group in groups))
+    share = dict(zip(names, [*np.linspace(lowest, 1, len(names) - 1), 1]))
+    return [group | {"lr": 1e-4 * share[group["layer"]]} for group in groups]""",
+    ),
+    (
+        "between",
+        """def between(old, new, share):
+    model = copy.deepcopy(old)
+    with torch.no_grad():
+        for p, q in zip(model.encoder.parameters(), new.encoder.parameters(), strict=True):
+            p.lerp_(q, share)
+        model.heads["sentiment"].weight.copy_(new.heads["sentiment"].weight)
+    return model""",
+    ),
+    (
+        "BottomUp",
+        """class BottomUp(mtst.GradualUnfreezing):
+    def schedule(self, model, total_steps):
+        table = super().schedule(model, total_steps)
+        return table.assign(layer=table.layer.to_numpy()[::-1])""",
+    ),
     (
         "surgery",
         """def surgery(a, b):

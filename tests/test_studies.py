@@ -14,6 +14,7 @@ import mtst_utils as mtst
 from mtst_utils.backbones import DEFAULT
 from mtst_utils.experiments import baselines, claims, findings, records, registry, results, studies
 from mtst_utils.experiments.intervals import t_interval
+from mtst_utils.experiments.tasks import BATCH, EPOCHS
 from tests.benchmarks import figure as speed
 from tests.settings import SETTINGS
 
@@ -422,7 +423,7 @@ def test_a_second_task_costs_no_time_in_training_as_notebook_2_says():
     rows = claims.ledger().query("number == 4 and rival == 'one task'")
     longer = (1 / rows.effect).round(2).tolist()  # the ledger's are one task's over both
     stated = re.search(
-        r"timed in turn (\S+) times, \*no difference\*\. .* took (\S+) times as long with 128 "
+        r"a step for one \((\S+) times, \*no difference\*\)\. .* took (\S+) times as long with 128 "
         r"sentences and (\S+) † with 2,048",
         words_of("02"),
     )
@@ -442,8 +443,14 @@ def test_joint_or_alone_with_3000_sentences_as_notebook_2_says():
     best = 100 * rows.groupby(["arm", "settings"])[score].mean().groupby("arm").max()
     assert best[["joint", "sentiment alone"]].round(1).tolist() == [70.5, 70.5]  # "level"
     joint = rows[rows.arm == "joint"].groupby("settings")[score].mean().idxmax()
-    chosen = registry.chosen(registry.STUDIES["tasks"], DEFAULT, 3000, "joint")[0]
-    assert json.loads(joint) == chosen  # "were also its best for sentiment"
+    study = registry.STUDIES["tasks"]
+    chosen = {arm: registry.chosen(study, DEFAULT, 3000, arm)[0] for arm in study.arms_at(3000)}
+    assert json.loads(joint) == chosen["joint"]  # by both tasks' mean, and best for sentiment, too
+    rates = chosen["joint"]["lr"], chosen["sentiment alone"]["lr"]
+    assert rates == (1e-4, 2e-4)  # "half the rate of sentiment's own"
+    steps = {n: str(-(-n // BATCH) * passes) for n, passes in EPOCHS.items()}
+    for n, name in ((500, "500"), (3000, "3,000"), (16600, "all 16,600")):
+        assert f"| {name} | {EPOCHS[n]} | {steps[n]} | {study.tuned_at[n]:,} |" in words_of("02")
 
 
 def test_lora_is_behind_in_domain_as_notebook_3_says():
@@ -561,3 +568,13 @@ def test_what_notebook_1_says_of_truncation_follows_from_the_rows():
         index="seed", columns="arm", values="layers"
     )
     assert 1 < (layers["frozen, float32"] != layers["frozen, bfloat16"]).sum() < 5  # now and then
+
+
+def test_what_notebook_2_says_of_choosing_mpnets_recipe_follows_from_the_rows():
+    rows = results.load("paper_recipes", "all-mpnet-base-v2")
+    rows = rows[rows.metric.str.fullmatch("valid, .*, r")]
+    r = (100 * rows.groupby("setting", sort=False).value.mean()).round().astype(int).tolist()[:3]
+    said = re.search(
+        r"took the correlation from (\d+) to (\d+), and the rating too to (\d+)\.", words_of("02")
+    )
+    assert [int(number) for number in said.groups()] == r
