@@ -218,6 +218,14 @@ def test_rhythm(path):
 
 
 @read
+def test_dollars_in_a_table_are_no_formula(path):
+    """MathJax would set what stands between two prices in a sentence of the corpus."""
+    source = "\n".join(cell.source for cell in code_cells(path))
+    if "presentable(" in source:
+        assert '"display.html.use_mathjax", False' in source
+
+
+@read
 def test_every_figure_can_be_read_aloud(path):
     for cell in code_cells(path):
         if any("image/png" in output.get("data", {}) for output in cell.outputs):
