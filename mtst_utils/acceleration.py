@@ -14,19 +14,22 @@ from mtst_utils.frozen_prefix import FrozenPrefix
 
 
 class Acceleration:
-    """Frozen layers are run once for each sentence, and remembered while they stay frozen."""
+    """Frozen layers are run once for each sentence, and remembered while they stay frozen.
+
+    per_process: how many of the sentences an epoch asks for in this process.
+    """
 
     def __init__(
         self,
         model,
         ids: list[list[int]],
-        share: int,
+        per_process: int,
         autocast: Callable[[], AbstractContextManager],
         enabled: bool = True,
     ) -> None:
         self.model = model
         self.known: tuple[list[int], list] | None = None
-        self.prefix = FrozenPrefix(model, ids, share, autocast) if enabled else None
+        self.prefix = FrozenPrefix(model, ids, per_process, autocast) if enabled else None
 
     def begin_step(self, learning: list[Tensor], worth_it: bool) -> None:
         """Fill the cache if other parameters learn than before, and it pays.
@@ -48,7 +51,8 @@ class Acceleration:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Take up what `state_dict` gave."""
         if self.prefix is not None:
-            self.prefix.in_vain, self.prefix.before = bool(state["in_vain"]), state["answers"]
+            self.prefix.in_vain = bool(state["in_vain"])
+            self.prefix.answers_before = state["answers"]
 
     def view(self, rows: list[int], inputs: tuple[Tensor, Tensor]) -> nn.Module:
         """The module to call for these rows: the model, or a view that skips what is cached."""

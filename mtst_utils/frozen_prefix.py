@@ -47,15 +47,17 @@ class FrozenPrefix:
         self,
         model,
         ids: list[list[int]],
-        share: int,
+        per_process: int,
         autocast: Callable[[], AbstractContextManager],
     ) -> None:
-        self.model, self.ids, self.share, self.autocast = model, ids, share, autocast
+        self.model, self.ids, self.autocast = model, ids, autocast
+        self.per_process = per_process  # of these sentences, in an epoch
         self.kind = model.encoder.backbone.config.model_type
         self.depth = 0
         self.cached: Tensor | list[Tensor] | None = None
         self.written: list[tuple] = []
-        self.answers, self.before, self.in_vain = 0, 0, False  # before: an interruption
+        self.answers, self.in_vain = 0, False
+        self.answers_before = 0  # an interruption
         self.batch: tuple[list[int], tuple[Tensor, ...]] = [], ()
 
     @cached_property
@@ -76,9 +78,9 @@ class FrozenPrefix:
         depth, written = self._frozen_depth(), self.writes()
         if (depth, written) == (self.depth, self.written) and self.cached is not None:
             return
-        self.in_vain |= self.cached is not None and self.answers < self.share
+        self.in_vain |= self.cached is not None and self.answers < self.per_process
         self.depth, self.written, self.cached = depth, written, None
-        self.answers, self.before = self.before, 0
+        self.answers, self.answers_before = self.answers_before, 0
         if depth and worth_it and not self.in_vain and self._fits():
             self._fill()
 

@@ -172,8 +172,8 @@ class Run:
         self.learning: list[Tensor] = []  # set in every step, as is the rate
         self.rate = 0.0
         self.history: list[dict[str, float]] = []
-        share = len(data.ids) // processes.size  # of the sentences, in every process
-        self.acceleration = Acceleration(model, data.ids, share, self.autocast, acceleration)
+        per_process = len(data.ids) // processes.size
+        self.acceleration = Acceleration(model, data.ids, per_process, self.autocast, acceleration)
         self.progress = tqdm(disable=True)
 
     @contextlib.contextmanager
