@@ -10,7 +10,7 @@ from forked import run_forked
 from sklearn.feature_extraction.text import CountVectorizer
 
 import mtst_utils as mtst
-from mtst_utils.experiments import corpora, probes
+from mtst_utils.experiments import common, corpora, designs, probes, regrouped
 from mtst_utils.experiments.splits import group_split, near_duplicate_groups, words_of
 
 
@@ -145,6 +145,25 @@ def test_near_duplicates_link_documents_and_chains():
     texts = ["a b c d e", "a b c d e f", "b c d e f", "x y z", "other words here", ":)", ":)"]
     groups = near_duplicate_groups(texts, ["d1", "d2", "d3", "d1", "d4", "d5", "d6"])
     assert groups == ["d1", "d1", "d1", "d1", "d4", "d5", "d5"]
+
+
+def test_other_splits_are_grouped_and_are_draws_of_the_same_kind():
+    first = common.split("test")
+    others = [designs.split_name(1 + k) for k in range(regrouped.SPLITS)]
+    seen = [set(first.index)]
+    for corpus in others:
+        parts = {name: common.split(name, corpus) for name in ("train", "valid", "test")}
+        groups = [set(part.group) for part in parts.values()]
+        assert sum(map(len, groups)) == len(set.union(*groups))  # none is divided
+        assert sum(map(len, parts.values())) == 23_703
+        for domain, count in parts["test"].domain.value_counts().items():
+            whole = sum((part.domain == domain).sum() for part in parts.values())
+            assert count == pytest.approx(0.2 * whole, abs=0.01 * whole)
+        # A fifth of one draw is in another.
+        for other in seen:
+            shared = len(other & set(parts["test"].index)) / len(other)
+            assert shared == pytest.approx(0.2, abs=0.04)
+        seen.append(set(parts["test"].index))
 
 
 def test_group_split_keeps_a_large_family_in_training():

@@ -247,6 +247,7 @@ def test_every_arm_runs_in_both_phases(tiny, name, monkeypatch):
         "bake_off_tweets": ["gradual"],
         "over_time": ["decay 0.8", "as written"],
         "lengths": ["frozen, 16 tokens", "trained, whole", "frozen, bfloat16"],
+        "regrouped": [],  # all of its arms are other studies'
     }
     arms = study.arms_at(n)
     for arm_name, arm in ((name, arms[name]) for name in others.get(name, arms)):
@@ -795,6 +796,61 @@ def test_a_study_on_another_corpus_is_the_same_but_for_its_arms_and_sizes():
         assert (again.metric, again.validation) == (study.metric, study.validation)
         assert again.margins == {n: study.margins[n] for n in again.seeds}
         assert again.corpus == "crowd tweets" != study.corpus
+
+
+def test_on_other_splits_settings_are_taken_over_and_splits_are_counted(tiny, monkeypatch):
+    """Of four seeds on two splits, two effects: the mean of each split's two seeds."""
+    truth = {f"rated sentences, split {k}": np.arange(90 + k) % 3 for k in (1, 2)}
+    monkeypatch.setattr(
+        findings,
+        "split",
+        lambda name, corpus: pd.DataFrame(
+            {
+                "sentiment": pd.Categorical.from_codes(truth[corpus], SENTIMENTS),
+                "group": range(len(truth[corpus])),
+            }
+        ),
+    )
+
+    def run(job):
+        if job.phase == "tune":
+            return Outcome({"valid sentiment macro F1": job.settings["lr"]})
+        guess = truth[job.corpus].copy()
+        if job.settings["lr"] == 4:  # arm B: of each label as many wrong as the seed says
+            guess[: 3 * (1 + job.seed)] = (guess[: 3 * (1 + job.seed)] + 1) % 3
+        f1 = f1_score(truth[job.corpus], guess, average="macro")
+        return Outcome({"sentiment macro F1": f1}, {"sentiment": guess})
+
+    rates = {"A": (1, 2), "B": (3, 4)}
+    arms = {name: Arm(run, {"lr": rate}, "", fixed=("lr",)) for name, rate in rates.items()}
+    again = toy(
+        arms=arms,
+        name="again",
+        corpus=designs.REGROUPED,
+        seeds={16: 4},
+        tuned_by={16: "toy"},
+        splits=2,
+    )
+    monkeypatch.setitem(registry.STUDIES, "toy", toy(arms=arms))
+    monkeypatch.setitem(registry.STUDIES, "again", again)
+    with pytest.raises(ValueError, match="'A' is not tuned for n=16"):
+        registry.run("again")
+    for arm in arms:
+        registry.tune(registry.STUDIES["toy"], DEFAULT, 16, arm)
+    registry.run("again")
+    rows = records.rows_of("again")
+    assert (rows.phase == "final").all()
+    assert set(rows.settings) == {'{"lr":2}', '{"lr":4}'}
+    names = [f"rated sentences, split {k}" for k in (1, 2, 1, 2)]
+    assert rows.query("arm == 'A'").sort_values("seed").corpus.tolist() == names
+    wrong = np.array([(1 + 3) / 2 / 91 * 3, (2 + 4) / 2 / 92 * 3])  # shares, by split
+    (row,) = findings.findings("again").to_dict("records")
+    assert row["effect"] == pytest.approx(100 * wrong.mean(), abs=0.2)
+    assert (row["seeds"], row["corpus"]) == (2, "rated sentences, other splits")
+    assert len(findings.by_seed("again", DEFAULT, 16, "A", "B")) == 4
+    assert findings.audit("again") == []
+    rows.assign(**{"sentiment macro F1": 0.5}).to_csv(results.RESULTS / "again.csv", index=False)
+    assert "does not follow from the predictions" in findings.audit("again")[0]
 
 
 def test_every_class_weighs_the_same_as_in_the_probes(tiny):

@@ -27,9 +27,9 @@ from mtst_utils import (
 )
 from mtst_utils.experiments.corpora import COLLECTIONS, DOMAINS, SENTIMENTS
 from mtst_utils.experiments.designs import RATED, TWEETS, Job
+from mtst_utils.experiments.splits import group_split
 
 TASKS = ("sentiment", "domain")
-DOMAINS_OF = {RATED: tuple(DOMAINS), TWEETS: tuple(COLLECTIONS["negative"].values())}
 VALID = 1000  # validation sentences that tuning looks at: the same ones for every arm
 CURVE = 200  # test sentences that a curve over training looks at; nothing is chosen by them
 FRACTIONS = (0.25, 0.5, 0.75, 1)  # of all steps: where a curve has its points
@@ -52,7 +52,9 @@ def _encoder(backbone: str | None) -> SentenceEncoder:
 
 def labels_of(task: str, corpus: str = RATED) -> tuple[str, ...]:
     """A task's labels in a corpus, in the order of their codes."""
-    return SENTIMENTS if task == "sentiment" else DOMAINS_OF[corpus]
+    if task == "sentiment":
+        return SENTIMENTS
+    return tuple(COLLECTIONS["negative"].values()) if corpus == TWEETS else tuple(DOMAINS)
 
 
 def new_model(
@@ -108,15 +110,18 @@ class Balanced(MultiTaskModel):
         return total / (label != -100).sum().clamp(min=1)
 
 
-@lru_cache(maxsize=6)
+@lru_cache(maxsize=24)
 def split(name: str, corpus: str = RATED) -> pd.DataFrame:
     """A split of a corpus, in its order. Not to be changed. The labels of both tasks are categories
-    in the order of `labels_of`; what the tweets are about is their domain.
+    in the order of `labels_of`; what the tweets are about is their domain. corpus: RATED, TWEETS,
+    or a `designs.split_name`: RATED divided otherwise, by the same rules.
     """
     if corpus == TWEETS:
         frame = load_crowd_tweets().rename(columns={"topic": "domain"})
     else:
         frame = load_rated_sentences()
+    if corpus not in (RATED, TWEETS):
+        frame["split"] = group_split(frame.domain, frame.group, salt=f"{corpus}: ")
     for task in TASKS:
         frame[task] = pd.Categorical(frame[task], categories=labels_of(task, corpus))
     return frame[frame.split == name]

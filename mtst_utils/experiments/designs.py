@@ -18,6 +18,7 @@ from mtst_utils.experiments.verdicts import PROMISES
 TUNING_SEEDS = (1000, 1001, 1002)
 WIDEN = 2  # how often an axis may be widened
 RATED, TWEETS = "rated sentences", "crowd tweets"  # the corpora
+REGROUPED = "rated sentences, other splits"  # the first one, divided otherwise
 LOSS_MARGIN = 0.05  # of a log loss, in nats: guessing among three labels costs 1.1
 LEAST_SEEDS, LEAST_ELSEWHERE = 10, 5  # for a verdict: on the default backbone, on a larger one
 
@@ -84,7 +85,8 @@ class Comparison:
 @dataclass(frozen=True)
 class Study:
     """margins, seeds, tuned_at: by n, in the order in which they are run; tuned_at: the n at which
-    arms were tuned.
+    arms were tuned. tuned_by: by n, the study whose tuning is taken over; {}: its own. splits: how
+    many other splits of its corpus a study's seeds go through in turn; 0: all stay with the first.
     """
 
     name: str
@@ -99,6 +101,12 @@ class Study:
     seeds: dict[int, int]
     why: str
     tuned_at: dict[int, int]
+    tuned_by: dict[int, str] = field(default_factory=dict)
+    splits: int = 0
+
+    def corpus_of(self, seed: int) -> str:
+        """What `common.split` knows the corpus by that a seed draws from."""
+        return split_name(1 + seed % self.splits) if self.splits else self.corpus
 
     def missing(self) -> list[str]:
         """What of the declaration is missing or at odds with itself; a study runs only if this is
@@ -123,8 +131,9 @@ class Study:
         for c in self.comparisons:
             if not {c.arm, c.rival} <= set(self.arms) or c.promise not in PROMISES:
                 found.append(f"arms or promise of {c.claim!r}")
-        if self.corpus not in (RATED, TWEETS):
-            found.append(f"a corpus that is known ({RATED}, {TWEETS})")
+        known = (REGROUPED,) if self.splits else (RATED, TWEETS)
+        if self.corpus not in known:
+            found.append(f"a corpus that is known ({', '.join(known)})")
         if len({tries(arm) for arm in self.arms.values() if arm.axes}) > 1:
             found.append("the same number of tries in each arm")
         if max(self.seeds.values(), default=0) > min(TUNING_SEEDS):
@@ -168,6 +177,11 @@ class Study:
     def arms_at(self, n: int) -> dict[str, Arm]:
         """The arms that run on n sentences."""
         return {name: arm for name, arm in self.arms.items() if arm.sizes is None or n in arm.sizes}
+
+
+def split_name(number: int) -> str:
+    """The rated sentences, split anew: a corpus of its own for whoever trains on it."""
+    return f"{RATED}, split {number}"
 
 
 def tries(arm: Arm) -> int:

@@ -72,8 +72,10 @@ def common_seeds(study: Study, backbone: str, n: int, arms: tuple[str, ...]) -> 
 def values_of(
     study: Study, backbone: str, n: int, arm: str, metric: str, seeds: list[int]
 ) -> np.ndarray:
-    """A metric of an arm by seed and test group, [S, G], from the kept predictions."""
-    test, parts = split("test", study.corpus), []
+    """A metric of an arm by seed and test group, [S, G], from the kept predictions. Seeds: all of
+    one split.
+    """
+    test, parts = split("test", study.corpus_of(seeds[0])), []
     for task, score in METRICS[metric]:
         guess = records.predictions(study.name, backbone, n, arm, seeds, task)
         truth, classes = codes(test[task]), len(test[task].cat.categories)
@@ -83,6 +85,15 @@ def values_of(
         return values
     rows = _final(study, backbone, n, arm).set_index("seed")
     return rows.loc[seeds, ["training sentiment macro F1"]].to_numpy() - values
+
+
+def scores_of(
+    study: Study, backbone: str, n: int, arm: str, metric: str, seeds: list[int]
+) -> np.ndarray:
+    """A metric of an arm by seed [S]; each seed on the test sentences of its own split."""
+    each = ([seed] for seed in seeds) if study.splits else [seeds]
+    parts = [values_of(study, backbone, n, arm, metric, own).mean(1) for own in each]
+    return np.concatenate(parts)
 
 
 def _final(study: Study, backbone: str, n: int, arm: str) -> pd.DataFrame:
@@ -136,8 +147,22 @@ def by_seed(
     """arm - rival in points [S], a seed after the other: what a figure draws as dots."""
     study = declared(name)
     seeds = common_seeds(study, backbone, n, (arm, rival))
-    sides = (values_of(study, backbone, n, one, metric, seeds).mean(1) for one in (arm, rival))
+    sides = (scores_of(study, backbone, n, one, metric, seeds) for one in (arm, rival))
     return 100 * np.subtract(*sides)
+
+
+def of_splits(
+    study: Study, comparison: Comparison, backbone: str, n: int, seeds: list[int]
+) -> Estimate:
+    """arm - rival as a mean over splits, each of them the mean of its seeds: a t interval over
+    splits. Whatever is lucky about test sentences is in their spread.
+    """
+    arm, rival = (
+        scores_of(study, backbone, n, name, comparison.metric, seeds)
+        for name in (comparison.arm, comparison.rival)
+    )
+    splits = [study.corpus_of(seed) for seed in seeds]
+    return of_seeds(pd.Series(arm - rival).groupby(splits).mean().to_numpy())
 
 
 def estimate(study: Study, comparison: Comparison, backbone: str, n: int) -> Estimate | None:
@@ -147,6 +172,8 @@ def estimate(study: Study, comparison: Comparison, backbone: str, n: int) -> Est
     seeds = common_seeds(study, backbone, n, (comparison.arm, comparison.rival))
     if len(seeds) < 2:
         return None
+    if study.splits:
+        return of_splits(study, comparison, backbone, n, seeds)
     if comparison.metric in (*COSTS, *AS_THEY_ARE):
         return of_details(study, comparison, backbone, n, seeds)
     arm, rival = (
@@ -207,7 +234,8 @@ def _row(study: Study, backbone: str, n: int, comparison: Comparison, found: Est
     unit = units.get(comparison.metric, "points")
     margin = study.margin(n, comparison.metric)
     margin = float(np.log1p(margin)) if unit == "times" else margin
-    finished = found.seeds == study.wanted(n, backbone)
+    done = common_seeds(study, backbone, n, (comparison.arm, comparison.rival))
+    finished = len(done) == study.wanted(n, backbone)
     arms = study.arms[comparison.arm], study.arms[comparison.rival]
     later = comparison.later or any(arm.later for arm in arms)
     return found.numbers(unit) | {
@@ -328,7 +356,7 @@ def _faults(study: Study, backbone: str, n: int, arm: str, own: pd.DataFrame) ->
         if own[metric].isna().all():
             continue
         try:
-            again = values_of(study, backbone, n, arm, metric, seeds).mean(1)
+            again = scores_of(study, backbone, n, arm, metric, seeds)
         except (KeyError, FileNotFoundError):
             faults.append("predictions are missing")
             continue

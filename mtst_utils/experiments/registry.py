@@ -33,6 +33,7 @@ from mtst_utils.experiments.forgetting import FORGETTING, FORGETTING_HARD
 from mtst_utils.experiments.lengths import LENGTHS
 from mtst_utils.experiments.neighbours import NEIGHBOURS
 from mtst_utils.experiments.over_time import OVER_TIME
+from mtst_utils.experiments.regrouped import OTHER_SPLITS
 from mtst_utils.experiments.second_corpus import ON_TWEETS
 from mtst_utils.experiments.sentence_transformer import POOLING
 from mtst_utils.experiments.starts import STARTS
@@ -54,6 +55,7 @@ STUDIES: dict[str, Study] = {
         STARTS,
         OVER_TIME,
         *ON_TWEETS,
+        OTHER_SPLITS,
     )
 }
 
@@ -81,7 +83,7 @@ def _run(study: Study, name: str, job: Job, **facts) -> None:
         "study": study.name,
         "phase": job.phase,
         "backbone": job.backbone,
-        "corpus": study.corpus,
+        "corpus": job.corpus,
         "n": job.n,
     }
     row |= {"arm": name, "settings": records.compact(job.settings), "seed": job.seed}
@@ -118,8 +120,8 @@ def tuned(study: Study, backbone: str, n: int, name: str) -> list[tuple[dict, fl
     Only settings that all tuning seeds have; the last are still to be widened where `beyond` names
     more.
     """
-    arm, rows = study.arms[name], records.rows_of(study.name)
-    at = study.tuned_at[n]
+    arm, at = study.arms[name], study.tuned_at[n]
+    rows = records.rows_of(study.tuned_by.get(n, study.name))
     rows = rows[
         (rows.phase == "tune") & (rows.backbone == backbone) & (rows.n == at) & (rows.arm == name)
     ]
@@ -136,10 +138,10 @@ def tuned(study: Study, backbone: str, n: int, name: str) -> list[tuple[dict, fl
 
 def tune(study: Study, backbone: str, n: int, name: str, scale: str = "full") -> None:
     """Run what is missing of an arm's tuning for size n, widening its grid while the winner is on
-    an edge. An arm without axes has nothing to tune.
+    an edge. An arm without axes has nothing to tune, nor has a study that takes over another's.
     """
     arm, at = study.arms[name], study.tuned_at[n]
-    todo = grid(arm) if arm.axes else []
+    todo = grid(arm) if arm.axes and n not in study.tuned_by else []
     while todo:
         for settings in todo:
             for seed in TUNING_SEEDS:
@@ -160,7 +162,8 @@ def final(
     """
     for name in arms:
         settings, facts = chosen(study, backbone, n, name)
-        _run(study, name, Job(backbone, n, seed, settings, "final", scale, study.corpus), **facts)
+        where = study.corpus_of(seed)
+        _run(study, name, Job(backbone, n, seed, settings, "final", scale, where), **facts)
 
 
 def chosen(study: Study, backbone: str, n: int, name: str) -> tuple[dict, dict]:
@@ -266,6 +269,7 @@ def described(study: Study, backbone: str = DEFAULT) -> str:
         f"  primary metric: {study.metric}",
         f"  chosen by: {study.validation}, mean of seeds {TUNING_SEEDS}",
         f"  seeds: {study.why}",
+        *(f"  n={n}: settings as tuned in {name}" for n, name in study.tuned_by.items()),
     ]
     for c in study.comparisons:
         lines.append(f"  claim {c.claim}: {c.arm} - {c.rival}, {c.metric}; promised: {c.promise}")
@@ -286,6 +290,8 @@ def still_at_an_edge(backbone: str = DEFAULT) -> str:
     """
     found = []
     for study in STUDIES.values():
+        if study.tuned_by:
+            continue  # said of the study that tuned
         table = recipes(study, backbone)["still at an edge"]
         table = table[table != "–"].str.replace(" ", ", ")
         for n, part in table.groupby(level="tuned at"):
