@@ -159,6 +159,7 @@ class Checkpoint:
         self.path: Path | None = None
         if folder is None:
             return
+        checks.instance("checkpoint", folder, (str, os.PathLike))
         folder = Path(folder).expanduser()
         self.path = folder / "checkpoint.pt"
         try:

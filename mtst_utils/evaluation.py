@@ -42,7 +42,9 @@ def scored(model, frame: pd.DataFrame, by=None, precision: str = "auto") -> list
         # Within one of its own labels a task has one class, and a macro F1 that says nothing.
         for value, chosen in groups[:1] if name == by else groups:
             rated = known & chosen
-            scores = {"n": int(rated.sum())} | task.scores(truth[rated], probabilities[rated])
+            found = task.scores(truth[rated], probabilities[rated])
+            checks.instance(f"what scores of task {name!r} returns", found, dict)
+            scores = {"n": int(rated.sum())} | found
             if by in scores:
                 raise ValueError(f"by must not be called as a score is; rename the column {by!r}")
             rows.append({"task": name} | ({} if by is None else {by: value}) | scores)

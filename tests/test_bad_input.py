@@ -516,6 +516,11 @@ ROWS = [
     ),
     (lambda t: t.fit(callbacks=3), TypeError, "callbacks must be of type list or tuple; got 3"),
     (
+        lambda t: t.fit(checkpoint=123),
+        TypeError,
+        "checkpoint must be of type str or PathLike; got 123",
+    ),
+    (
         lambda t: t.fit(checkpoint=Path(__file__)),
         ValueError,
         "checkpoint must be a folder that can be written to",

@@ -495,6 +495,17 @@ def test_a_log_loss_is_a_score_of_which_less_is_better():
     assert losses.max() > losses.min()
 
 
+def test_scores_that_are_no_dict_are_named_before_they_are_used():
+    class Silent(mtst.Task):
+        def scores(self, truth, probabilities):
+            print("forgot to return them")
+
+    net = mtst.MultiTaskModel(model().encoder, [Silent("animal", ("cat", "other"))])
+    expected = "what scores of task 'animal' returns must be of type dict; got None of type None"
+    with pytest.raises(TypeError, match=expected):
+        mtst.evaluate(net, FRAME)
+
+
 @pytest.mark.parametrize(
     "given", [lambda run: None, "early", object()], ids=["f", "word", "object"]
 )

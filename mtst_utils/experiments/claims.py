@@ -644,7 +644,8 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    measured().to_csv(LEDGER, index=False)
+    # Further digits differ between processors.
+    measured().to_csv(LEDGER, index=False, float_format="%.12g")
     table = ledger()
     here = (table.backbone == DEFAULT) & (table.corpus == RATED)
     shown = table[here & ~table.duplicated(["number", "backbone"])]
