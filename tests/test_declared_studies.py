@@ -560,6 +560,7 @@ def test_rows_that_do_not_follow_from_the_declaration_are_found(tiny, monkeypatc
     assert "runs of bfloat16 and float32" in bent(last, precision=other)
     assert "seeds are not the first" in bent(last, seed=7)
     assert "predictions are missing" in bent(last, seed=7)
+    assert "a run is there twice" in bent(last, seed=0)
     assert "another seed than the tuning seeds" in bent(~final, seed=3)
     assert "has a score on test" in bent(~final, **{"domain accuracy": 0.9})
 

@@ -319,6 +319,8 @@ def audit(name: str, backbone: str = DEFAULT) -> list[str]:
     rows = records.rows_of(name)
     rows = rows[rows.backbone == backbone]
     tuning = rows[rows.phase == "tune"]
+    if rows.duplicated(["phase", "n", "arm", "settings", "seed"]).any():
+        found.append("a run is there twice")
     if not tuning.seed.isin(TUNING_SEEDS).all():
         found.append("a tuning row has another seed than the tuning seeds")
     if tuning[["sentiment macro F1", "domain accuracy"]].notna().to_numpy().any():
