@@ -15,6 +15,7 @@ from mtst_utils.packaged_weights import DEFAULT
 
 FIGURE = DATA / "headlines.png"
 ADVICE = {  # in plain words: the claim, arm, and number of training sentences
+    "Average the tokens, not [CLS]\n(frozen, 1,000 sentences)": (3, "frozen, mean", 1000),
     "Average the tokens, not [CLS]\n(fine-tuned, 1,000 sentences)": (3, "trained, mean", 1000),
     "With 128 labels, train only a classifier\n(searched)": (13, "tuned probe", 128),
     "With 128 labels, train only a classifier\n(set; added later)": (13, "set probe", 128),
