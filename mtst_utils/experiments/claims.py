@@ -15,6 +15,7 @@ import pandas as pd
 from mtst_utils.experiments import findings, plots, results
 from mtst_utils.experiments.corpora import DATA
 from mtst_utils.experiments.designs import LEAST_ELSEWHERE, RATED
+from mtst_utils.experiments.forgetting import FORGETTING_HARD
 from mtst_utils.experiments.intervals import Estimate, apart, in_unit, of_seeds, t_interval
 from mtst_utils.experiments.verdicts import carries_over, over_settings, p_value, verdict, with_holm
 from mtst_utils.packaged_weights import DEFAULT
@@ -479,6 +480,7 @@ def family() -> pd.DataFrame:
         tuned="yes",
     )
     declared = declared.replace({"arm": PLAIN, "rival": PLAIN})
+    declared.loc[declared.study == FORGETTING_HARD.name, "arm"] += " (B: movie reviews)"
     first = declared[declared.corpus == RATED]
     done = set(first.number)
     sizes = set(zip(first.number, first.n, first.backbone, strict=True))
