@@ -315,16 +315,15 @@ def audit(name: str, backbone: str = DEFAULT) -> list[str]:
     the tuning rows choose, whole pairs up to the seed that is running, one commit for all arms of a
     seed, and scores that follow from the kept predictions. One precision for all runs of a size.
     """
-    study, found = declared(name), []
-    rows = records.rows_of(name)
+    study, rows = declared(name), records.rows_of(name)
     rows = rows[rows.backbone == backbone]
     tuning = rows[rows.phase == "tune"]
-    if rows.duplicated(["phase", "n", "arm", "settings", "seed"]).any():
-        found.append("a run is there twice")
-    if not tuning.seed.isin(TUNING_SEEDS).all():
-        found.append("a tuning row has another seed than the tuning seeds")
-    if tuning[["sentiment macro F1", "domain accuracy"]].notna().to_numpy().any():
-        found.append("a tuning row has a score on test")
+    scored = tuning[["sentiment macro F1", "domain accuracy"]].notna().to_numpy().any()
+    twice = rows.duplicated(["phase", "n", "arm", "settings", "seed"]).any()
+    others = not tuning.seed.isin(TUNING_SEEDS).all()
+    found = ["a run is there twice"] * bool(twice)
+    found += ["a tuning row has another seed than the tuning seeds"] * others
+    found += ["a tuning row has a score on test"] * bool(scored)
     for n in study.seeds:
         for arm in study.arms_at(n):
             own = _final(study, backbone, n, arm)

@@ -14,6 +14,7 @@ from mtst_utils.experiments.designs import RATED, TWEETS
 from mtst_utils.packaged_weights import DEFAULT
 
 FIGURE = DATA / "headlines.png"
+HARD = "head A frozen alone (B: movie reviews)"
 ADVICE = {  # in plain words: the claim, arm, and number of training sentences
     "Average the tokens, not [CLS]\n(frozen, 1,000 sentences)": (3, "frozen, mean", 1000),
     "Average the tokens, not [CLS]\n(fine-tuned, 1,000 sentences)": (3, "trained, mean", 1000),
@@ -26,6 +27,7 @@ ADVICE = {  # in plain words: the claim, arm, and number of training sentences
     "Give lower layers lower rates\n(decay .95, 200 sentences)": (23, "decay 0.95", 200),
     "Give lower layers lower rates\n(decay .95, 4,000 sentences)": (23, "decay 0.95", 4000),
     "A frozen head keeps its task\n(rate tuned for both tasks)": (15, "head A frozen alone", 500),
+    "A frozen head keeps its task\n(new task: movie reviews alone)": (15, HARD, 500),
 }
 MARKERS = {RATED: "o", TWEETS: "^"}
 CORPORA = {RATED: "tweets, reviews, editorials", TWEETS: "second corpus: other tweets"}
