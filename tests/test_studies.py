@@ -480,6 +480,43 @@ def test_in_the_hard_case_a_frozen_head_loses_as_notebook_3_says():
     assert round(behind) == 3  # "ends three points lower in B"
 
 
+def test_what_notebook_3_says_was_chosen_in_the_hard_case():
+    chosen = registry.recipes(registry.STUDIES["forgetting_frontier_hard"]).loc[500]
+    text = " ".join(words_of("03").split())
+    said = "head A frozen alone a rate of 5e-5, the backbone frozen two layers and C = 0.01, "
+    assert (
+        said + "distillation 5e-5 and a weight of 0.3 (six to eight tries, none at an edge)" in text
+    )
+    assert chosen.value.to_dict() == {
+        "none": "lr 5e-05",
+        "backbone frozen": "layers two, C 0.01",
+        "distillation": "lr 5e-05, strength 0.3",
+    }
+    assert (chosen.tries.min(), chosen.tries.max()) == (6, 8)
+    assert (chosen["still at an edge"] == "–").all()
+
+
+def test_joint_training_beside_distillation_as_notebook_3_says():
+    scores = results.points("forgetting").groupby("setting").mean(numeric_only=True)
+    pair = [
+        f"{scores.loc[way, score]:.1f}"
+        for way in ("joint", "distillation, weight 0.3")
+        for score in ("domain accuracy", "sentiment macro F1")
+    ]
+    said = "ended at {} in domain and {} in sentiment, distillation at {} and {}:".format(*pair)
+    assert said in " ".join(words_of("03").split())
+
+
+def test_no_pooling_stands_out_by_cosine_as_notebook_1_says():
+    rows = results.load("choices", results.DEFAULT)
+    rows = rows[rows.metric.str.endswith("triplets right")]
+    right = (150 * rows.value).round().astype(int).groupby(rows.setting).agg(["min", "max"])
+    low, high = right.loc["random"]
+    text = " ".join(words_of("01").split())
+    assert "each of the four gets {} or {} of".format(*right.loc["pretrained"]) in text
+    assert f"random weights {low} to {high}." in text
+
+
 def test_in_older_runs_of_it_distillation_loses_a_point_as_notebook_3_says():
     lost = results.points("forgetting_hard").reset_index("setting")
     lost = lost[lost.setting == "distillation, weight 0.3"]
