@@ -114,7 +114,7 @@ class GradualUnfreezing(Callback):
         self._may_learn = {id(p) for p in own if p.requires_grad or all_is_frozen}
         # One in which the caller has frozen everything stays as it is, in eval mode.
         joining = [s for s in stack if self._may_learn & {id(p) for p in s.parameters.values()}]
-        self._waiting = [(int(table.step[layer.name]), layer) for layer in joining]
+        self._joining = [(int(table.step[layer.name]), layer) for layer in joining]
         placed = {id(p) for p in own}
         for group in optimizer.param_groups:
             group["params"] = [p for p in group["params"] if id(p) not in placed]
@@ -123,7 +123,7 @@ class GradualUnfreezing(Callback):
         kept = [(group, factor) for group, factor in pairs if group["params"]]
         optimizer.param_groups[:] = [group for group, _ in kept]
         factors = [factor for _, factor in kept]
-        for step, layer in self._waiting:
+        for step, layer in self._joining:
             lr = float(table.lr[layer.name])
             learning = [p for p in layer.parameters.values() if id(p) in self._may_learn]
             for group in by_weight_decay(layer.name, learning, lr, self.weight_decay):
@@ -134,10 +134,10 @@ class GradualUnfreezing(Callback):
             freeze(part)
 
     def before_step(self, run) -> None:
-        for step, layer in self._waiting:
-            if step <= run.step:
+        # A run that goes on has the layers that joined earlier as its checkpoint says.
+        for step, layer in self._joining:
+            if step == run.step:
                 self._open(layer)
-        self._waiting = [(step, layer) for step, layer in self._waiting if step > run.step]
 
     def _open(self, layer) -> None:
         for module in layer.modules:

@@ -301,26 +301,30 @@ def test_layers_that_the_optimizer_does_not_hold_join_it():
     )
 
 
-def test_interrupted_gradual_unfreezing_goes_on_exactly(tmp_path, monkeypatch):
+@pytest.mark.parametrize("frozen_again_at", [None, 9])
+def test_interrupted_gradual_unfreezing_goes_on_exactly(tmp_path, monkeypatch, frozen_again_at):
     class Interrupt:
         def on_step(self, run):
             if run.step == 11 and armed:
                 raise KeyboardInterrupt
 
-    armed = [True]
+    class FreezeAgain:
+        def before_step(self, run):
+            if run.step == frozen_again_at:
+                mtst.freeze(run.model.encoder.backbone.encoder.layer[-1])
+
+    def callbacks():
+        return [mtst.GradualUnfreezing(0.25, 0.75), FreezeAgain(), Interrupt()]
+
+    armed = []
     monkeypatch.setattr(checkpoints, "SAVE_SECONDS", float("-inf"))
     whole, again = small.model(), small.model()
-    expected = fit(whole, callbacks=[mtst.GradualUnfreezing(0.25, 0.75)])
+    expected = fit(whole, callbacks=callbacks())
+    armed.append(True)
     with pytest.raises(KeyboardInterrupt):
-        fit(
-            small.model(),
-            callbacks=[mtst.GradualUnfreezing(0.25, 0.75), Interrupt()],
-            checkpoint=tmp_path,
-        )
+        fit(small.model(), callbacks=callbacks(), checkpoint=tmp_path)
     armed.clear()
-    history = fit(
-        again, callbacks=[mtst.GradualUnfreezing(0.25, 0.75), Interrupt()], checkpoint=tmp_path
-    )
+    history = fit(again, callbacks=callbacks(), checkpoint=tmp_path)
     pd.testing.assert_frame_equal(history, expected, check_exact=True)
     assert not moved(tensors(whole), again)
 
