@@ -815,7 +815,8 @@ def test_on_other_splits_settings_are_taken_over_and_splits_are_counted(tiny, mo
 
     def run(job):
         if job.phase == "tune":
-            return Outcome({"valid sentiment macro F1": job.settings["lr"]})
+            lr = job.settings["lr"]  # by sentiment alone the other would be chosen
+            return Outcome({"valid sentiment macro F1": -lr, "valid domain accuracy": 3 * lr})
         guess = truth[job.corpus].copy()
         if job.settings["lr"] == 4:  # arm B: of each label as many wrong as the seed says
             guess[: 3 * (1 + job.seed)] = (guess[: 3 * (1 + job.seed)] + 1) % 3
@@ -832,7 +833,8 @@ def test_on_other_splits_settings_are_taken_over_and_splits_are_counted(tiny, mo
         tuned_by={16: "toy"},
         splits=2,
     )
-    monkeypatch.setitem(registry.STUDIES, "toy", toy(arms=arms))
+    both = ("valid sentiment macro F1", "valid domain accuracy")
+    monkeypatch.setitem(registry.STUDIES, "toy", toy(arms=arms, validation=both))
     monkeypatch.setitem(registry.STUDIES, "again", again)
     with pytest.raises(ValueError, match="'A' is not tuned for n=16"):
         registry.run("again")

@@ -113,6 +113,11 @@ def _run(study: Study, name: str, job: Job, **facts) -> None:
     )
 
 
+def tuned_in(study: Study, n: int) -> Study:
+    """The study whose tuning decides, by its own validation scores: mostly the same."""
+    return STUDIES[study.tuned_by[n]] if n in study.tuned_by else study
+
+
 def tuned(study: Study, backbone: str, n: int, name: str) -> list[tuple[dict, float]]:
     """The tried settings of an arm with their mean validation scores, from the rows: the grid
     first, then what widened it.
@@ -120,8 +125,9 @@ def tuned(study: Study, backbone: str, n: int, name: str) -> list[tuple[dict, fl
     Only settings that all tuning seeds have; the last are still to be widened where `beyond` names
     more.
     """
+    study = tuned_in(study, n)
     arm, at = study.arms[name], study.tuned_at[n]
-    rows = records.rows_of(study.tuned_by.get(n, study.name))
+    rows = records.rows_of(study.name)
     rows = rows[
         (rows.phase == "tune") & (rows.backbone == backbone) & (rows.n == at) & (rows.arm == name)
     ]
@@ -171,6 +177,7 @@ def chosen(study: Study, backbone: str, n: int, name: str) -> tuple[dict, dict]:
 
     Raises ValueError where the tuning is not complete.
     """
+    study = tuned_in(study, n)
     arm, scored = study.arms[name], tuned(study, backbone, n, name)
     if not arm.axes:
         return {}, {"tries": 0, "at_edge": ""}
