@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from conftest import tiny_backbone, tiny_tokenizer
 
 import mtst_utils as mtst
 from mtst_utils.backbones import DEFAULT
@@ -272,6 +274,29 @@ def test_the_benchmarks_ceiling_multiplies_what_encode_does(monkeypatch, tiny_en
     monkeypatch.setattr(encoding, "texts", lambda count: ["the cat sat on a mat"] * count)
     for precision in encoding.HALF:
         assert encoding.ceiling(precision)(8) > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [("bert", "one_product"), ("mpnet", "one_product"), ("mpnet", "torchs_attention")],
+)
+def test_what_encode_leaves_out_would_give_the_same_embeddings(kind, change):
+    from tests.benchmarks import variants  # loads sentence-transformers
+
+    encoder = mtst.SentenceEncoder(tiny_backbone(kind), tiny_tokenizer())
+    sentences = ["the cat sat on a mat", "late", "nobody expected the train today"]
+    expected = encoder.encode(sentences)
+
+    def linears():
+        return sum(isinstance(part, torch.nn.Linear) for part in encoder.modules())
+
+    before, blocks = linears(), encoder.backbone.config.num_hidden_layers
+    getattr(variants, change)(encoder.backbone)
+    np.testing.assert_allclose(encoder.encode(sentences), expected, atol=1e-6)
+    if change == "one_product":
+        assert before - linears() == 3 * blocks
+    else:
+        assert sum("forward" in vars(part) for part in encoder.modules()) == blocks
 
 
 def test_encoding_is_as_near_to_the_products_alone_and_to_its_peer_as_the_readme_says():

@@ -7,6 +7,8 @@ QUESTIONS = (
     "training",
     "encoding --repeats 3",
     "encoding --backbone all-mpnet-base-v2 --repeats 3 --sentences 500",
+    "variants --repeats 3",
+    "variants --backbone all-mpnet-base-v2 --repeats 3 --sentences 500",
     "tasks",
     "second_task",
     "freezing --repeats 3",
