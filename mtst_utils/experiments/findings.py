@@ -273,7 +273,10 @@ def plan(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
     for n, at in study.tuned_at.items():
         for comparison in study.comparisons:
             sides, pair = [], (comparison.arm, comparison.rival)
-            if comparison.metric in AS_THEY_ARE or not all(study.arms[arm].axes for arm in pair):
+            here = study.arms_at(n)
+            if comparison.metric in AS_THEY_ARE or not all(
+                arm in here and here[arm].axes for arm in pair
+            ):
                 continue  # of an arm without settings nothing was tuned
             for arm in pair:
                 scored = tuned(study, backbone, n, arm)
