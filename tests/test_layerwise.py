@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -317,7 +318,7 @@ def test_no_declared_study_chose_a_larger_rate_than_notebook_4_says():
     """Of arms that train the whole of a pretrained encoder."""
     found = {}
     for study in registry.STUDIES.values():
-        for n, arm in [(n, arm) for n in study.seeds for arm in study.arms_at(n)]:
+        for n, arm in [(size, arm) for size in study.seeds for arm in study.arms_at(size)]:
             if arm not in ("LoRA", "SetFit", "random weights"):
                 try:
                     settings, _ = registry.chosen(study, DEFAULT, n, arm)
