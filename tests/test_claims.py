@@ -11,7 +11,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mtst_utils.experiments import claims, findings, headlines, registry, results
+from mtst_utils.experiments import (
+    claims,
+    designs,
+    findings,
+    headlines,
+    registry,
+    regrouped,
+    results,
+)
 from mtst_utils.experiments.results import DEFAULT
 from mtst_utils.experiments.verdicts import VERDICTS
 
@@ -309,6 +317,33 @@ def test_what_readmes_findings_say_without_an_interval_follows_from_the_ledger()
         assert decay.high90 < decay.margin
     copied = row("MiniLM", "MiniLM, 2e-5", "sentiment macro F1", 200, first)
     assert f"the same 200 sentences end {copied.effect:.0f} points lower" in text
+
+
+def test_what_is_said_of_other_splits_follows_from_the_ledger():
+    found = pd.concat([LEDGER, BESIDE])
+    same = ["number", "claim", "arm", "rival", "metric", "n", "backbone"]
+    first = found[found.corpus == designs.RATED]
+    others = found[found.corpus == designs.REGROUPED].merge(first, on=same, suffixes=("", "_first"))
+    assert len(others) == 6
+    assert (others.seeds == regrouped.SPLITS).all()
+    assert (others.effect * others.effect_first > 0).all()
+    assert not (others.survives == True).any()  # noqa: E712 (three of them have no test)
+    assert others.carries_over.value_counts().to_dict() == {"yes": 4, "cannot tell": 2}
+    unclear = others[others.carries_over == "cannot tell"].set_index("arm")
+    probe, decay = unclear.loc["tuned probe"], unclear.loc["decay 0.95"]
+    assert ((unclear.low90 > -unclear.margin) & (unclear.high90 < unclear.margin)).all()
+    said = (
+        "All six effects kept their sign. Four verdicts carry over; of two it cannot be told, "
+        f"since the searched probe's lag behind full training with {probe.n:.0f} labels "
+        f"({-probe.effect:.1f} points in place of {-probe.effect_first:.1f}) and the decay's lead "
+        f"with {decay.n:.0f} ({decay.effect:.1f} in place of {decay.effect_first:.1f}) are within "
+        "the margin of two there. With five splits none survives Holm."
+    )
+    assert said in " ".join((ROOT / "data" / "METHOD.md").read_text().split())
+    short = "On five other splits of the first corpus six headline effects kept their sign"
+    third = next((ROOT / "notebooks").glob("03_*.ipynb"))
+    for path in (ROOT / "README.md", third):
+        assert short in " ".join(text_of(path).split())
 
 
 def test_a_claim_by_hand_as_data_readme_shows_it(monkeypatch, capsys):
