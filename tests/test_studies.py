@@ -3,7 +3,10 @@ committed rows.
 """
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +256,8 @@ def test_memory_in_the_readme_follows_from_the_benchmark():
     if rows.empty:
         pytest.skip("python -m tests.benchmarks.notebooks has not been run")
     stated = [float(size) for size in re.findall(r"min \| (\d\.\d) GiB \|$", README, re.MULTILINE)]
+    together = rows.groupby("run").seconds.median().sum() / 60
+    assert f"In bfloat16 all four together take {together:.1f} minutes" in README
     assert (rows.groupby("run")["peak MiB"].max().sort_index() / 1024).tolist() == pytest.approx(
         stated, abs=0.3
     )
@@ -276,6 +281,30 @@ def test_the_benchmarks_ceiling_multiplies_what_encode_does(monkeypatch, tiny_en
         assert encoding.ceiling(precision)(8) > 0
 
 
+def test_a_hundred_million_sentences_are_encoded_as_the_readme_shows(tmp_path, tiny_encoder):
+    """Its script, in two processes on a tiny model; its times, from the published rates."""
+    (script,) = re.findall(r"```python\n(import sys\n.*?)```", README, re.DOTALL)
+    texts = {"a": ["the cat sat on a mat", "late"], "b": ["a cat"], "c": ["nobody was late", "on"]}
+    tiny_encoder.save_pretrained(tmp_path / "model")
+    for name, sentences in texts.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(sentences) + "\n")
+    file = tmp_path / "encode_files.py"
+    file.write_text(script + "assert state.num_processes == 2 and 0 < len(files) < 3\n")
+    # `accelerate launch` starts a single one where there is no GPU
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    settings = {"MTST_BACKBONE": str(tmp_path / "model"), "ACCELERATE_USE_CPU": "yes"}
+    subprocess.run(
+        [sys.executable, *launch, str(file), str(tmp_path)],
+        env=os.environ | settings | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    for name, sentences in texts.items():
+        expected = tiny_encoder.encode(sentences, precision="auto")
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), expected, atol=1e-6)
+    minutes = [100e6 / (8 * rate) / 60 for rate in (14_200, 2_800)]
+    assert "need {:.0f} and {:.0f} minutes".format(*minutes) in " ".join(README.split())
+
+
 @pytest.mark.parametrize(
     ("kind", "change"),
     [("bert", "one_product"), ("mpnet", "one_product"), ("mpnet", "torchs_attention")],
@@ -297,6 +326,40 @@ def test_what_encode_leaves_out_would_give_the_same_embeddings(kind, change):
         assert before - linears() == 3 * blocks
     else:
         assert sum("forward" in vars(part) for part in encoder.modules()) == blocks
+
+
+def test_what_encode_leaves_out_is_told_with_its_figures():
+    rows = pd.read_csv(results.RESULTS / "benchmarks.csv")
+    rows = rows.assign(pace=rows.seconds / rows.sentences)
+    mini, mpnet = (
+        rows[rows.question == f"what encode leaves out, {name}, bfloat16"].pivot(
+            index="repeat", columns="run", values="pace"
+        )
+        for name in ("all-MiniLM-L6-v2", "all-mpnet-base-v2")
+    )
+
+    def gain(pace, run, unit=""):
+        found = pace["encode as it is"] / pace[run]
+        return f"{found.median():.2f}{unit} ({found.min():.2f} to {found.max():.2f})"
+
+    product = "one product for query, key and value"
+    compiling = 2000 * (mini["compiled, the first pass"] - mini["compiled"]).median()
+    own, compiled = mini["encode as it is"].median(), mini["compiled"].median()
+    thousands = compiling / (own - compiled) / 1000
+    million = 1e6 * own / (compiling + 1e6 * compiled)
+    text = " ".join(README.split())
+    for said in (
+        f"in one product: {gain(mini, product, ' times as fast')} on MiniLM, "
+        f"{gain(mpnet, product)} on MPNet",
+        "through torch's: " + gain(mpnet, "torch's attention"),
+        f"frozen weights: {gain(mini, 'compiled')} on MiniLM",
+        f"for {compiling:.0f} seconds",
+        f"It loses below {thousands:.0f},000 sentences, and makes a million {million:.2f} times",
+    ):
+        assert said in text
+    peer = rows[rows.question == "encoding, all-MiniLM-L6-v2"].groupby("run").pace.median()
+    beside = peer["sentence-transformers, weights in bfloat16"] / peer["SentenceEncoder, bfloat16"]
+    assert round(beside * own / compiled, 1) == 2.1  # "twice sentence-transformers"
 
 
 def test_encoding_is_as_near_to_the_products_alone_and_to_its_peer_as_the_readme_says():

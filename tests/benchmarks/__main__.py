@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other, about 90 minutes on 2 cores: python -m tests.benchmarks"""
+"""All benchmarks, one after the other, about two hours on 2 cores: python -m tests.benchmarks"""
 
 import subprocess
 import sys

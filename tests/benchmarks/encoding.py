@@ -29,7 +29,9 @@ HALF = {"float32": False, "bfloat16": True}
 
 
 def texts(sentences):
-    return load_rated_sentences().text.sample(sentences, random_state=0).tolist()
+    """Of the corpus, some several times where it has fewer."""
+    known = load_rated_sentences().text
+    return known.sample(sentences, replace=sentences > len(known), random_state=0).tolist()
 
 
 def sentence_transformer(precision):

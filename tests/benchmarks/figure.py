@@ -58,12 +58,12 @@ def _frozen(short: str, name: str):
         yield Ratio(f"{said}, {short}", HF, "bfloat16", AMX, question, *runs)
 
 
-def _bill(precision: str, processor: str):
+def _bill(precision: str, processor: str, note: str = ""):
     for n in ("128", "2,000", "16,600"):
         for epochs in ("1 epoch", "5 epochs", "20 epochs"):
             runs = f"{n} sentences, {epochs}, {FILLED}", f"{n} sentences, {epochs}, {HF}"
             what = f"heads alone, {n} sentences, {epochs}, filling included"
-            question = f"the bill of heads alone, {precision}"
+            question = f"the bill of heads alone, {precision}{note}"
             yield Ratio(what, HF, precision, processor, question, *runs, drawn=False)
 
 
@@ -74,11 +74,13 @@ RATIOS = (
     *_encoding("MPNet", "all-mpnet-base-v2", AMX),
     *_encoding("MiniLM", "all-MiniLM-L6-v2", SLOW, ", where bfloat16 is slow", False),
     *_encoding("MiniLM", "all-MiniLM-L6-v2", EPYC, ", quick by AVX-512", False),
+    *_encoding("MiniLM, 100,000 sentences", "all-MiniLM-L6-v2", AMX, ", a hundred thousand", False),
     Ratio("training everything, MiniLM", HF, "bfloat16", AMX, WHOLE, "fit", f"{HF}, best"),
     *_frozen("MiniLM", "all-MiniLM-L6-v2"),
     *_frozen("MPNet", "all-mpnet-base-v2"),
     *_bill("float32", SLOW),
     *_bill("bfloat16", EPYC),
+    *_bill("bfloat16", AMX, ", all sentences"),
     Ratio(
         "two tasks answered by one model, MiniLM",
         "two models",
