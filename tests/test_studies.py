@@ -289,13 +289,15 @@ def test_a_hundred_million_sentences_are_encoded_as_the_readme_shows(tmp_path, t
     for name, sentences in texts.items():
         (tmp_path / f"{name}.txt").write_text("\n".join(sentences) + "\n")
     file = tmp_path / "encode_files.py"
+    # Without a GPU it would be one process, and so would `accelerate launch`.
+    assert script.count("PartialState()") == 1
+    script = script.replace("PartialState()", "PartialState(cpu=True)")
     file.write_text(script + "assert state.num_processes == 2 and 0 < len(files) < 3\n")
-    # `accelerate launch` starts a single one where there is no GPU
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    settings = {"MTST_BACKBONE": str(tmp_path / "model"), "ACCELERATE_USE_CPU": "yes"}
+    settings = {"MTST_BACKBONE": str(tmp_path / "model"), "OMP_NUM_THREADS": "1"}
     subprocess.run(
         [sys.executable, *launch, str(file), str(tmp_path)],
-        env=os.environ | settings | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=os.environ | settings | {"PYTHONPATH": str(ROOT)},
         check=True,
     )
     for name, sentences in texts.items():
