@@ -342,6 +342,33 @@ def test_no_declared_study_chose_a_larger_rate_than_notebook_4_says():
     assert said.format(*own.values()).replace("-", "−") in _text()
 
 
+def test_what_notebook_4_says_of_decays_at_the_best_rate_follows_from_the_rows():
+    """Beside no decay at a base rate of 2e-4, and which rates 200 sentences chose."""
+
+    def paired(study, decay, metric):
+        arms = f"decay {decay:g}, rate 0.0002", "decay 1, rate 0.0002"
+        return {
+            name: 100 * results.paired(study, *arms, metric)[name]
+            for name in ("effect", "low", "high")
+        }
+
+    many, few = "layerwise_many", "layerwise_few"
+    kept = [paired(s, d, "correlation of similarities") for s in (many, few) for d in (0.8, 0.95)]
+    assert all(one["low"] > 0 for one in kept)  # "each clear by itself"
+    said = "0.95 +{:.1f}; with 200 sentences +{:.1f} and +{:.1f}, each clear by itself"
+    assert said.format(*(one["effect"] for one in kept[1:])) in _text()
+    scores = [paired(s, d, "sentiment macro F1") for s in (many, few) for d in (0.8, 0.95, 0.65)]
+    assert all(one["low"] < 0 < one["high"] for one in scores)  # "at the same score", "neither"
+    lost = -scores[2]["effect"], -scores[5]["effect"]
+    assert "costs {:.1f} and {:.1f} beside 2e-4 (neither clear)".format(*lost) in _text()
+    rate = {
+        arm: registry.chosen(registry.STUDIES["bake_off"], DEFAULT, 200, arm)[0]["lr"]
+        for arm in ("decay 0.95", "one rate", "two rates")
+    }
+    assert rate == {"decay 0.95": 1e-4, "one rate": 2e-4, "two rates": 2e-4}
+    assert "with 200 sentences 0.95 chose it, no decay 2e-4" in _text()
+
+
 def test_what_notebooks_3_and_4_say_of_decay_with_4000_sentences_follows_from_the_rows():
     found = findings.findings("bake_off").query("n == 4000 and arm == 'decay 0.95'")
     found = found.set_index("metric")

@@ -271,12 +271,10 @@ def plan(name: str, backbone: str = DEFAULT) -> pd.DataFrame:
     rows = records.rows_of(study.name)
     rows = rows[(rows.phase == "tune") & (rows.backbone == backbone)]
     for n, at in study.tuned_at.items():
+        tunable = [name for name, arm in study.arms_at(n).items() if arm.axes]
         for comparison in study.comparisons:
             sides, pair = [], (comparison.arm, comparison.rival)
-            here = study.arms_at(n)
-            if comparison.metric in AS_THEY_ARE or not all(
-                arm in here and here[arm].axes for arm in pair
-            ):
+            if comparison.metric in AS_THEY_ARE or not set(pair) <= set(tunable):
                 continue  # of an arm without settings nothing was tuned
             for arm in pair:
                 scored = tuned(study, backbone, n, arm)

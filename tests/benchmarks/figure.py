@@ -81,7 +81,6 @@ RATIOS = (
     *_bill("float32", SLOW),
     *_bill("bfloat16", EPYC),
     *_bill("bfloat16", AMX, ", all sentences"),
-    *_bill("bfloat16", AMX, ", all sentences, twenty epochs"),
     Ratio(
         "two tasks answered by one model, MiniLM",
         "two models",
